@@ -1,0 +1,30 @@
+"""A key-value store on a Raft cluster: the client library.
+
+    from raftkv import Client
+    with Client(["127.0.0.1:50051"]) as client:
+        client.set("key", "value")
+
+The names are imported when they are first used, so that the parts of the package that need no gRPC (the algorithm, the
+state machine, the storage) can be imported without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raftkv.client import Client, Error, NodeStatus, NotApplied, OutcomeUnknown
+
+__version__ = "0.1.0"
+__all__ = ["Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("raftkv.client"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,207 @@
+"""Every file operation of a member's storage: theory of operation.
+
+`Disk` is all that storage knows of an operating system, so that a simulator can own the disk: writes stay in its page
+cache until `sync`, a crash loses what was not synced, any call fails as told. `OsDisk` is the real one.
+
+Three things follow from how real disks behave:
+
+* What was written is durable after `File.sync`, and not before. A new, renamed or removed *name* is durable after
+  `sync_directory` of the directory it is in.
+* All calls raise OSError. After a failed write or sync nothing is known of what is on the disk, even if a second try
+  reports success (the kernel marks the pages clean): hence nothing here is ever retried.
+* `disk_errors` turns an OSError into a StorageError that names the file and says what a person can do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from raftkv.log_storage import RESTORE, StorageError
+
+
+class File(Protocol):
+    """An open file."""
+
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer only at the end of the file."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """All of `data`, from `offset` on. When it fails, any part may have been written."""
+
+    def truncate(self, length: int) -> None:
+        """Cut everything behind the first `length` bytes."""
+
+    def sync(self) -> None:
+        """Make the content and the length durable (fdatasync)."""
+
+    def close(self) -> None: ...
+
+
+class Lock(Protocol):
+    """A lock that is held until `release`, or until the process dies."""
+
+    def release(self) -> None: ...
+
+
+class Disk(Protocol):
+    """The files and directories of one machine."""
+
+    def names(self, directory: str) -> list[str]:
+        """What is in it. Raises FileNotFoundError, NotADirectoryError."""
+
+    def make_directory(self, directory: str) -> None:
+        """A new one, for its owner only. Raises FileExistsError."""
+
+    def sync_directory(self, directory: str) -> None:
+        """Make the names in it durable."""
+
+    def create(self, path: str) -> File:
+        """A new file, or an emptied one, to read and write."""
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        """An existing file. Raises FileNotFoundError."""
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename, atomically, over whatever `target` was."""
+
+    def remove(self, path: str) -> None: ...
+
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
+        """Lock a file against other holders, making it if need be; a shared lock makes nothing, and excludes only
+        the other kind. Raises BlockingIOError at once if it can't be had."""
+
+
+_datasync = getattr(os, "fdatasync", os.fsync)
+
+
+class _OsFile:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
+        while length > 0 and (part := os.pread(self._descriptor, length, offset)):
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        written = os.pwrite(self._descriptor, data, offset)
+        while written < len(data):  # a disk that is nearly full takes a part, and fails the next call
+            written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
+
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._descriptor, length)
+
+    def sync(self) -> None:
+        _datasync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    release = close
+
+
+class OsDisk:
+    """The operating system's files."""
+
+    def names(self, directory: str) -> list[str]:
+        return os.listdir(directory)
+
+    def make_directory(self, directory: str) -> None:
+        os.mkdir(directory, 0o700)
+
+    def sync_directory(self, directory: str) -> None:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def create(self, path: str) -> File:
+        return _OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        return _OsFile(os.open(path, os.O_RDWR if writable else os.O_RDONLY))
+
+    def replace(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        os.remove(path)
+
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
+        descriptor = os.open(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return _OsFile(descriptor)
+
+
+OS_DISK: Final[Disk] = OsDisk()
+TEMPORARY_SUFFIX: Final = ".tmp"
+"""Of a file that is being written, until it takes the place of another."""
+
+_MENDS: Final = {
+    errno.ENOENT: RESTORE,
+    errno.ENOSPC: "free some space, then start the node again",
+    errno.EDQUOT: "raise the quota or free some space, then start the node again",
+    errno.EACCES: "let the user who runs the node own the directory and what is in it",
+    errno.EPERM: "let the user who runs the node own the directory and what is in it",
+    errno.EROFS: "mount the file system for writing",
+    errno.ENOTDIR: "name a directory",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then start the node again",
+    errno.ENFILE: "raise the system's limit of open files, then start the node again",
+}
+
+
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Raise an OSError of the block as a StorageError that names the file and the mend."""
+    try:
+        yield
+    except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "check the disk (the kernel's log says more), then start the node again")
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}") from error
+
+
+def read_file(disk: Disk, path: str) -> bytes:
+    """All that is in a file. Raises StorageError."""
+    with disk_errors(path):
+        file = disk.open(path)
+        try:
+            return file.read(0, file.size())
+        finally:
+            file.close()
+
+
+def replace_file(disk: Disk, path: str, data: bytes) -> File:
+    """Put `data` at `path`, durably and atomically: a crash leaves the old file or the new one. Raises StorageError.
+
+    Gives the new file back, open for writing.
+    """
+    with disk_errors(path):
+        file = disk.create(path + TEMPORARY_SUFFIX)
+        try:
+            file.write(0, data)
+            file.sync()
+            disk.replace(path + TEMPORARY_SUFFIX, path)
+            disk.sync_directory(os.path.dirname(path))
+        except BaseException:
+            file.close()
+            raise
+        return file

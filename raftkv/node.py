@@ -1,0 +1,418 @@
+"""A node: one member of the cluster as a process: theory of operation.
+
+`RaftNode` puts threads, gRPC and a clock around a `Replica`, which does all the thinking. Its threads, and what each of
+them is for:
+
+    main             starts the node, waits for SIGTERM or SIGINT, stops it
+    timer            takes the turn when time is due, or when another thread hands it over (turn.py)
+    peer_*           answer AppendEntries and RequestVote: bring the message, wait for the reply  \\
+    client_*         answer ServeClient: check the request, bring it, wait for the outcome          server.py
+    aside_*          answer Status, and refuse calls when too many wait                            /
+    gRPC's own       one receives calls; one a peer brings the replies to our requests, while there are any
+
+None of them owns the replica: whoever brings an input takes the turn if it is free. Apart from the inbox, what threads
+share is small: slots for one answer each, the counters of the bounds, a peer's back-off; each has its own lock or is a
+single atomic operation. The membership is a frozen object, replaced as a whole in the turn.
+
+An exception in any of these threads stops the node at once (`fail`, which in a process prints one line and exits): a
+node that has lost a thread, or a write to its disk, can't know what it would be lying about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+# gRPC's core writes lines of its own to stderr; what matters of them is said by this package.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from raftkv import __version__, clock
+from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
+from raftkv.kv import StateMachine
+from raftkv.log_storage import LogStorage, StorageError
+from raftkv.operations import TermSettings, encode_settings
+from raftkv.raft import core
+from raftkv.raft.log import InvariantBroken
+from raftkv.raft.messages import AppendEntries, Message, RequestVote
+from raftkv.raft.types import Configuration
+from raftkv.replica import Input, NotLeader, Query, Replica, Served, Status, Unreachable, Write
+from raftkv.server import CannotListen, Server, ServerLimits
+from raftkv.service import Service, ServiceLimits
+from raftkv.storage import Storage
+from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, SendingLimits
+from raftkv.turn import Turn
+
+log = logging.getLogger("raftkv")
+
+Fail = Callable[[BaseException], None]
+
+STOP_GRACE: Final = 1.0
+"""Seconds that calls in flight get to succeed when the node stops."""
+_LAST_WORDS: Final = 1.0
+"""Seconds that it then takes at most to tell the others that their outcome is unknown."""
+_STRANGER_INTERVAL: Final = 60.0
+"""Seconds before the same refusal of the same peer is logged again."""
+_ENTRY_OVERHEAD: Final = 10
+"""How much larger an entry may be on the wire than its payload: the shortest, of 5 bytes, takes less than 50."""
+
+
+class RaftNode:
+    """One member, running in this process from `start` to `stop`."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        storage: LogStorage,
+        machine: StateMachine,
+        server: Server,
+        fail: Fail,
+        now: Callable[[], float] = clock.now,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`machine` has been recovered from `storage` (`recover`), and `server` listens already. `fail` is called with
+        an exception that must stop the node, and had better not return."""
+        identity = storage.identity
+        self.membership = Membership(
+            identity.member_id, dict(identity.members), identity.cluster_id, identity.incarnation
+        )
+        self._storage = storage
+        self._machine = machine
+        self._server = server
+        self._now = now
+        self._strangers: dict[int, tuple[str, float]] = {}
+        """By the id they claim (0 for any that is not a member's): what was said of the last one, and when."""
+        me = identity.member_id
+        self._replica = Replica(
+            Configuration(frozenset(identity.members)),
+            me,
+            _core_config(config, identity.cluster_id or os.urandom(16)),
+            storage,
+            machine,
+            rng or random.Random(os.urandom(16)),
+            now(),
+            self._send,
+            log.info,
+        )
+        self._turn: Turn[Input] = Turn(self, now, fail)
+        self._service = Service(self, _service_limits(config))
+        self._senders = {
+            peer: PeerSender(
+                peer, self.membership, _sending_limits(config), now, self.bring, self._unreachable, log.warning, fail
+            )
+            for peer in identity.members
+            if peer != me
+        }
+
+    def start(self) -> None:
+        """Answer calls, and take part in the cluster."""
+        self._server.serve(self._service)
+        self._turn.start()
+
+    def stop(self, grace: float = STOP_GRACE) -> None:
+        """Stop for good. Calls in flight are answered: those that can't be carried out within `grace` seconds with
+        *unknown*, those that have not begun with "not the leader"."""
+        all_answered = self._server.stop(grace + _LAST_WORDS)
+        all_answered.wait(grace)
+        self._turn.finish(lambda: _Stopped(self._replica))
+        all_answered.wait()
+        for sender in self._senders.values():
+            sender.close()
+        self._storage.close()
+
+    # ---- what the service needs (service.Host) -----------------------------------------------------------------------
+
+    def bring(self, item: Input) -> None:
+        """Hand an input to the replica. From any thread."""
+        self._turn.bring(item)
+
+    def read_under_lease(self, key: bytes) -> Served | None:
+        return self._replica.read_under_lease(key, self._now)
+
+    def status(self) -> Status:
+        return self._replica.status()
+
+    def count(self) -> tuple[int, int]:
+        """How many keys there are, and the state machine's revision."""
+        return len(self._machine), self._machine.revision
+
+    def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
+        """A peer was refused: say so, but not each time."""
+        key = claimed_id if claimed_id in self.membership.addresses else 0
+        said, when = self._strangers.get(key, ("", 0.0))
+        if why != said or self._now() - when > _STRANGER_INTERVAL:
+            self._strangers[key] = why, self._now()
+            log.warning("refuses node %d at %s: %s", claimed_id, where, why)
+
+    # ---- what happens in the turn (turn.Worker) ----------------------------------------------------------------------
+
+    def turn(self, inputs: list[Input], now: float) -> bool:
+        """One round of the replica's work. By the holder of the turn."""
+        assert self._turn.is_held_here()
+        more = self._replica.turn(inputs, now)
+        if self._machine.cluster_id and not self.membership.cluster_id:
+            self._learn_cluster(self._machine.cluster_id)
+        return more
+
+    def deadline(self) -> float:
+        return self._replica.deadline()
+
+    def _learn_cluster(self, cluster_id: bytes) -> None:
+        """The log has told which cluster this is: from now on the directory belongs to it, and others are refused."""
+        self._storage.remember_cluster(cluster_id)
+        self.membership = replace(self.membership, cluster_id=cluster_id)
+        for sender in self._senders.values():
+            sender.introduce(self.membership)
+        log.info("belongs to cluster %s", cluster_id.hex())
+
+    def _send(self, message: Message) -> None:
+        if isinstance(message, AppendEntries | RequestVote):
+            self._senders[message.recipient].send(message)
+        else:
+            self._service.deliver(message)
+
+    def _unreachable(self, peer: int) -> None:
+        self.bring(Unreachable(peer))
+
+
+class _Stopped:
+    """Takes the turn's inputs after the end: nothing is done any more."""
+
+    def __init__(self, replica: Replica) -> None:
+        replica.abandon("the node is stopping")
+
+    def turn(self, inputs: list[Input], now: float) -> bool:
+        for item in inputs:
+            if isinstance(item, Write | Query):
+                item.caller.answer(NotLeader(0))
+        return False
+
+    def deadline(self) -> float:
+        return float("inf")
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def _core_config(config: NodeConfig, cluster_id: bytes) -> core.Config:
+    settings = TermSettings(cluster_id, config.max_sessions, int(config.session_timeout * 1000), config.max_unanswered)
+    return core.Config(
+        election_timeout=config.election_timeout,
+        heartbeat_interval=config.heartbeat_interval,
+        lease_duration=config.lease_duration if config.leases else 0.0,
+        clock_drift=config.clock_drift,
+        max_append_bytes=config.max_append_bytes,
+        max_appends_in_flight=config.max_appends_in_flight,
+        append_timeout=config.peer_timeout + (config.max_append_bytes + config.max_batch_bytes) / SLOWEST_LINK,
+        term_settings=encode_settings(settings),
+    )
+
+
+def _max_message_bytes(config: NodeConfig) -> int:
+    """What fits any message that a correct member or client sends: AppendEntries counts only payloads (hazard 58)."""
+    largest = _ENTRY_OVERHEAD * config.max_append_bytes + config.max_batch_bytes + (1 << 20)
+    return largest if largest < 1 << 31 else -1
+
+
+def _service_limits(config: NodeConfig) -> ServiceLimits:
+    return ServiceLimits(
+        max_key_bytes=config.max_key_bytes,
+        max_value_bytes=config.max_value_bytes,
+        max_batch_bytes=config.max_batch_bytes,
+        max_batch_operations=config.max_batch_operations,
+        max_waiting_bytes=config.max_waiting_bytes,
+        call_timeout=config.call_timeout,
+        peer_timeout=config.peer_timeout,
+    )
+
+
+def _sending_limits(config: NodeConfig) -> SendingLimits:
+    return SendingLimits(
+        timeout=config.peer_timeout,
+        max_backoff=config.peer_backoff,
+        max_appends=2 * config.max_appends_in_flight,
+        max_message_bytes=_max_message_bytes(config),
+    )
+
+
+def server_limits(config: NodeConfig) -> ServerLimits:
+    """How the settings bound what a node takes in."""
+    return ServerLimits(config.client_threads, config.max_waiting_calls, _max_message_bytes(config))
+
+
+# ---- starting and stopping a process ---------------------------------------------------------------------------------
+
+
+def recover(storage: LogStorage, progress: Callable[[int, int], None]) -> StateMachine:
+    """The state machine as of the storage's commit index. `progress` is called with (entries applied, of how many)."""
+    machine = StateMachine()
+    for entry in storage.replay():
+        machine.apply(entry)
+        progress(entry.index, storage.commit_index)
+    return machine
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program `raft_node.py`. The exit status: 0 stopped by a signal, 1 cannot run, 2 wrong arguments."""
+    try:
+        arguments = _parse_arguments(argv)
+        config = load_config(arguments.config)
+        members = parse_members(arguments.addresses)
+        if arguments.id not in members:
+            ids = ", ".join(map(str, sorted(members)))
+            raise ConfigError(f"node {arguments.id} is not one of the members that are given ({ids})")
+    except ConfigError as error:
+        return _complain(error, 2)
+    name = f"node {arguments.id}"
+    signals = _StopSignals()
+    fail = _Executioner(name)
+    threading.excepthook = lambda args: fail(args.exc_value or SystemExit(f"{args.thread} died"))
+    try:
+        _raise_file_limit()
+        server = Server(server_limits(config), len(members) - 1, fail)
+        server.listen(members[arguments.id])
+        directory = arguments.data_dir or Path("data", f"node-{arguments.id}")
+        storage = Storage(directory, member_id=arguments.id, members=members, segment_bytes=config.segment_bytes)
+        node = RaftNode(config, storage, recover(storage, _Progress(name)), server, fail)
+    except (CannotListen, StorageError) as error:
+        return _complain(error, 1)
+    except Exception as error:
+        fail(error)
+    signals.from_now_on_remember()
+    _start_logging(name, arguments.log_level)
+    for note in storage.notes:
+        log.warning(note)
+    node.start()
+    with suppress(OSError):  # nobody may be reading
+        print(f"{name} ready on {members[arguments.id]}", flush=True)
+    signals.wait()
+    node.stop()
+    log.info("stopped")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the whole usage."""
+        raise ConfigError(f"{message} (--help tells more)")
+
+
+def _member_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _directory(text: str) -> Path:
+    if not text:  # most likely a variable that is not set; Path would take it for the current directory
+        raise argparse.ArgumentTypeError("the name of the directory is empty")
+    return Path(text)
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="raft_node.py", description="Runs one node of a cluster.")
+    parser.add_argument("id", type=_member_id, help="which of the members this node is")
+    parser.add_argument(
+        "addresses",
+        nargs="+",
+        metavar="address",
+        help="host:port of each member, the first being node 1; or id=host:port",
+    )
+    parser.add_argument("--config", type=Path, help="file with settings (default: config.ini, if there is one)")
+    parser.add_argument("--data-dir", type=_directory, help="where this node keeps its data (default: data/node-<id>)")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args(argv)
+
+
+def _complain(error: Exception, status: int) -> int:
+    print(f"raft_node.py: {error}", file=sys.stderr)
+    return status
+
+
+def _raise_file_limit() -> None:
+    """Connections use up file descriptors, and the storage needs one for each vote: take as many as are to be had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _start_logging(name: str, level: str) -> None:
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format=f"%(asctime)s {name} %(levelname)s %(message)s")
+    # gRPC reports, with a traceback, error texts of its own that are not UTF-8 ("too many open files" has one).
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT. While the node starts they end the process at once: a start may be cut off anywhere, as by a
+    crash. Later the main thread waits for them at a pipe: the system may hand a signal to any thread, and Python's own
+    handler runs only once the main thread wakes up, which a lock would not make it do."""
+
+    def __init__(self) -> None:
+        self._starting = True
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, *_: Any) -> None:
+        if self._starting:
+            os._exit(0)
+
+    def from_now_on_remember(self) -> None:
+        self._starting = False
+
+    def wait(self) -> None:
+        os.read(self._reader, 1)
+
+
+class _Progress:
+    """Tells a person who waits for a long replay how far it is."""
+
+    _INTERVAL = 2.0  # seconds
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._next_line_at = time.monotonic() + self._INTERVAL
+
+    def __call__(self, done: int, total: int) -> None:
+        if done % 1024 == 0 and time.monotonic() >= self._next_line_at:
+            self._next_line_at += self._INTERVAL
+            print(f"{self._name} replays {total:,} entries: {100 * done // total}%", file=sys.stderr, flush=True)
+
+
+class _Executioner:
+    """Ends the process after an exception in any thread: one clear line on stderr, exit status 1."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+
+    def __call__(self, error: BaseException) -> NoReturn:
+        self._lock.acquire()  # for good: one line, from the first
+        try:
+            if not isinstance(error, StorageError):
+                log.critical("this must never happen", exc_info=error)
+            print(f"{self._name} stopped: {self._explain(error)}", file=sys.stderr, flush=True)
+        finally:
+            # Whatever happens above: a disk that is full takes no line either, if the log is on it.
+            os._exit(1)
+
+    def _explain(self, error: BaseException) -> str:
+        if isinstance(error, StorageError):
+            return str(error)
+        if isinstance(error, InvariantBroken):
+            return f"an invariant of the algorithm is broken ({error}); keep the data directory and report this"
+        return f"a bug, {type(error).__name__}: {error}; report this with the log"

@@ -1,0 +1,599 @@
+"""The Raft algorithm of one member: theory of operation.
+
+`Raft` is a state machine without surroundings. Inputs are `step(message)`, `tick()`, `propose()`, `read()` and
+`unreachable()`, each with the time at which it happens; the output is `ready()`, whose contract is in ready.py. One
+owner at a time, no threads, no clock, no input or output; randomness is handed in.
+
+How a message is treated (Raft paper, figure 2; numbers in the comments are its sections, "diss." the dissertation's):
+
+1. a difference of terms is settled once, in `_settle_term`, for all kinds of messages;
+2. a table names the handler for the message; an answer is an input like any other, judged by the term and role of now;
+3. handlers change state and put messages into the outbox; `ready()` alone decides what may leave before the disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raftkv.raft.invariants import check_state, check_transition, observe
+from raftkv.raft.lease import Grant, Promises, Rounds
+from raftkv.raft.log import InvariantBroken, Log, LogStore
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from raftkv.raft.progress import Progress, State
+from raftkv.raft.quorum import is_majority, majority, reached_by_majority
+from raftkv.raft.ready import Ready, ReadyRead
+from raftkv.raft.roles import Candidate, Follower, Leader, PreCandidate, Role, WaitingRead
+from raftkv.raft.types import Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is tunable about the algorithm. Times in seconds."""
+
+    election_timeout: float = 0.5
+    """A follower waits for its leader for this long at least, and for a random time up to twice as long."""
+    heartbeat_interval: float = 0.1
+    lease_duration: float = 0.4
+    """What a leader asks its followers to promise; 0: no leases, every read goes through ReadIndex."""
+    clock_drift: float = 0.01
+    """How far the rate of a member's clock may be from the true one, as a fraction."""
+    max_append_bytes: int = 1 << 20
+    """Payload of one AppendEntries; a single entry may be larger."""
+    max_appends_in_flight: int = 2
+    append_timeout: float = 0.5
+    """How long entries may stay unanswered before they count as lost. A driver that says itself when a call has failed
+    (`unreachable`) gives them longer: on a slow link, what is sent again only slows it down further."""
+    max_apply_bytes: int = 1 << 18
+    """Payload of what one Ready hands out to be applied, so that a long catch-up can't hold up the heartbeats."""
+    term_settings: bytes = b""
+    """The payload of this member's NO-OP, should it lead."""
+
+    @property
+    def lease_duration_ms(self) -> int:
+        return int(self.lease_duration * 1000)
+
+
+class NotLeader(Exception):
+    """Only a leader can do this. Nothing has been done."""
+
+    def __init__(self, leader_id: int) -> None:
+        super().__init__(f"not the leader; the leader is {leader_id or 'not known'}")
+        self.leader_id = leader_id
+        """Who might be; 0: nobody known."""
+
+
+class Raft:
+    def __init__(
+        self,
+        config: Config,
+        me: int,
+        configuration: Configuration,
+        store: LogStore,
+        hard_state: HardState,
+        committed_index: int,
+        rng: random.Random,
+        now: float,
+    ) -> None:
+        """The member `me` as it starts from what is durable: `hard_state`, the log in `store`, and `committed_index`, a
+        commit index that was true before the restart (0 is always safe). Entries up to it count as applied already."""
+        self.config = config
+        self.me = me
+        self.configuration = configuration
+        self.log = Log(store, committed_index)
+        self.handed_out_index = committed_index
+        """The last entry handed out to be applied. handed_out_index <= log.committed_index <= log.last_index."""
+        self.lease: Grant | None = None
+        """The lease under which reads may be served right now; None without one. Replaced, never changed in place, so
+        that it can be read without the turn."""
+        self._hard_state = hard_state
+        self._durable_hard_state = hard_state
+        self._promises = Promises(config.clock_drift)
+        # What it had promised before it stopped is not known, so it counts as promised in full just now (rule 7).
+        if hard_state.longest_promise_ms:
+            self._promises.promise(0, 0, hard_state.longest_promise_ms, now)
+        self._rng = rng
+        self._now = now
+        self._outbox: list[Message] = []
+        self._lost_reads: list[int] = []
+        self._notes: list[str] = []
+        self._outstanding: Ready | None = None
+        alone = configuration.voters == {me}
+        self.role: Role = Follower(now if alone else self._draw_election_deadline())
+        self._observed = observe(self)
+
+    # ---- what can be asked of it at any time -------------------------------------------------------------------------
+
+    @property
+    def current_term(self) -> int:
+        return self._hard_state.term
+
+    @property
+    def voted_for(self) -> int:
+        return self._hard_state.voted_for
+
+    @property
+    def longest_promise_ms(self) -> int:
+        return self._hard_state.longest_promise_ms
+
+    @property
+    def committed_index(self) -> int:
+        return self.log.committed_index
+
+    @property
+    def leader_id(self) -> int:
+        """The leader of the current term as far as known, else 0."""
+        role = self.role  # looked at once: whoever asks without the turn may see it change
+        if isinstance(role, Leader):
+            return self.me
+        return role.leader_id if isinstance(role, Follower) else 0
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it leads and has committed an entry of its own term, so that its commit index is current (6.4)."""
+        role = self.role  # as above
+        return isinstance(role, Leader) and self.committed_index >= role.term_start_index
+
+    def deadline(self) -> float:
+        """When `tick` is due next, if no other input comes first."""
+        role = self.role
+        if not isinstance(role, Leader):
+            return role.election_deadline
+        deadline = role.heartbeat_due
+        if role.serve_from > self._now:
+            deadline = min(deadline, role.serve_from)
+        return deadline
+
+    # ---- inputs ------------------------------------------------------------------------------------------------------
+
+    def step(self, message: Message, now: float) -> None:
+        """Take in a message from a peer. Every request gets exactly one reply."""
+        self._begin_input(now)
+        if message.sender not in self.configuration.members or message.recipient != self.me:
+            raise ValueError(f"message from {message.sender} to {message.recipient} reached member {self.me}")
+        if self._settle_term(message):
+            _HANDLERS[type(message)](self, message)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: elections, heartbeats, the end of a wait."""
+        self._begin_input(now)
+        role = self.role
+        if isinstance(role, Leader):
+            self._tick_leader(role)
+        elif self._now >= role.election_deadline:
+            self._start_pre_vote()
+
+    def propose(self, proposals: Sequence[Proposal], now: float) -> list[LogPosition]:
+        """Append entries to the leader's log; they go out with the next Ready. Raises NotLeader."""
+        self._begin_input(now)
+        leader = self._require_leader()
+        time_ms = leader.log_time_ms + int((self._now - leader.elected_at) * 1000)
+        first = self.log.last_index + 1
+        entries = [Entry(first + i, self.current_term, p.kind, p.payload, time_ms) for i, p in enumerate(proposals)]
+        self.log.append(entries)
+        return [entry.position for entry in entries]
+
+    def read(self, token: int, now: float) -> None:
+        """Ask to serve a linearizable read; `token` comes back in `Ready.reads`, or in `Ready.lost_reads` if leadership
+        is lost first. Raises NotLeader. (Dissertation, 6.4.)"""
+        self._begin_input(now)
+        leader = self._require_leader()
+        under_lease = self.lease is not None and self.lease.is_valid(self._now)
+        # Without a lease, only a round that has not begun yet can prove that no other leader was there when it arrived.
+        round = 0 if under_lease else leader.rounds.current + 1
+        leader.reads.append(WaitingRead(token, self.committed_index, round))
+        leader.wanted_round = max(leader.wanted_round, round)
+
+    def unreachable(self, peer: int, now: float) -> None:
+        """A call to the peer has failed: what was in flight may be lost."""
+        self._begin_input(now)
+        if isinstance(self.role, Leader) and peer in self.role.progress:
+            self.role.progress[peer].interrupted()
+
+    # ---- output ------------------------------------------------------------------------------------------------------
+
+    def ready(self) -> Ready | None:
+        """What is to be done now (ready.py says in which order), or None. `advance` has to follow before any input."""
+        if self._outstanding is not None:
+            raise InvariantBroken("ready() before advance()")
+        ready = Ready(
+            hard_state=self._hard_state if self._hard_state != self._durable_hard_state else None,
+            entries=self.log.pending(),
+            commit_index=self.committed_index,
+            committed=self._entries_to_apply(),
+            lost_reads=self._lost_reads,
+            notes=self._notes,
+        )
+        if isinstance(self.role, Leader):
+            self._replicate(self.role)
+            ready.reads = self._release_reads(self.role, ready.applied_index(self.handed_out_index))
+        # The one place that decides what waits for the disk: everything, but a leader's AppendEntries (diss. 10.2.1).
+        # Their term is durable since before the election was won, and their entries count for the leader itself only
+        # once it has written them.
+        for message in self._outbox:
+            if not isinstance(message, AppendEntries):
+                ready.messages.append(message)
+            elif message.term <= self._durable_hard_state.term:
+                ready.urgent.append(message)
+            else:
+                raise InvariantBroken("a leader's message would leave before its term is durable")
+        self._outbox, self._lost_reads, self._notes = [], [], []
+        if ready.is_empty():
+            return None
+        self._outstanding = ready
+        return ready
+
+    def advance(self, ready: Ready) -> None:
+        """`ready.hard_state` and `ready.entries` are durable: from here on they count for this member too."""
+        if ready is not self._outstanding:
+            raise InvariantBroken("advance() without its ready()")
+        self._outstanding = None
+        self.log.persisted(ready.entries)
+        if ready.hard_state is not None:
+            self._durable_hard_state = ready.hard_state
+        self.handed_out_index = ready.applied_index(self.handed_out_index)
+        if isinstance(self.role, Candidate) and self._durable_hard_state == self._hard_state:
+            self._count_vote(self.role, self.me)
+        if isinstance(self.role, Leader):
+            self._commit_by_majority(self.role)
+        check_state(self)
+        before, self._observed = self._observed, observe(self)
+        check_transition(before, self._observed)
+
+    # ---- terms -------------------------------------------------------------------------------------------------------
+
+    def _settle_term(self, message: Message) -> bool:
+        """Settle a difference between the message's term and ours; whether the message is still to be handled (5.1)."""
+        if isinstance(message, RequestVote | RequestVoteReply) and message.pre_vote:
+            # The term of a pre-vote is one that might come to be. Only a refusal speaks of a real one.
+            if isinstance(message, RequestVoteReply) and not message.granted and message.term > self.current_term:
+                self._become_follower(message.term)
+            return True
+        if message.term > self.current_term:
+            if isinstance(message, RequestVote) and self._hears_a_leader():
+                # Leader stickiness (6, end; diss. 4.2.3): a member that was cut off must not depose a working leader.
+                self._refuse_vote(message)
+                return False
+            self._become_follower(message.term)
+        elif message.term < self.current_term:
+            if isinstance(message, AppendEntries):
+                # Its round counts in the term of the request, and must not count in ours should the sender lead again.
+                reply = self._append_reply(message, success=False, rejected_index=message.prev.index)
+                self._send(replace(reply, round=0))
+            elif isinstance(message, RequestVote):
+                self._refuse_vote(message)
+            return False  # an answer to what we asked in an earlier term has no meaning any more
+        return True
+
+    def _become_follower(self, term: int, why: str = "") -> Follower:
+        """Fall back to follower; in a newer term, if `term` is one, without a vote, else the vote stands (hazard 3)."""
+        deadline = self._draw_election_deadline()
+        if isinstance(self.role, Leader):
+            self._leave_leadership(self.role, why or f"term {term} has begun")
+        elif isinstance(self.role, Follower):
+            deadline = self.role.election_deadline  # a newer term alone is no sign of a leader (5.2)
+        if term > self.current_term:
+            self._hard_state = replace(self._hard_state, term=term, voted_for=0)
+        self.role = follower = Follower(deadline)
+        return follower
+
+    def _leave_leadership(self, leader: Leader, why: str) -> None:
+        # First of all the lease: nothing that tells of this may leave while a read can still be served under it.
+        self.lease = None
+        self._lost_reads += [read.token for read in leader.reads]
+        self._note(f"steps down as the leader of term {self.current_term}: {why}")
+
+    # ---- elections (5.2, 5.4.1; diss. 9.6) ---------------------------------------------------------------------------
+
+    def _start_pre_vote(self) -> None:
+        if self.me not in self.configuration.voters:
+            self.role = Follower(self._draw_election_deadline())
+            return
+        if not isinstance(self.role, PreCandidate):  # said once, not at every further try
+            self._note(f"hears no leader in term {self.current_term}, asks for pre-votes")
+        self.role = PreCandidate(self._draw_election_deadline(), {self.me})
+        self._ask_for_votes(self.current_term + 1, pre_vote=True)
+        self._start_election_if_welcome(self.role)
+
+    def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
+        if not is_majority(self.configuration.voters, pre_candidate.granted_by):
+            return
+        self._hard_state = replace(self._hard_state, term=self.current_term + 1, voted_for=self.me)
+        self.role = Candidate(self._draw_election_deadline())
+        self._note(f"stands for election in term {self.current_term}")
+        self._ask_for_votes(self.current_term, pre_vote=False)
+
+    def _ask_for_votes(self, term: int, pre_vote: bool) -> None:
+        for voter in sorted(self.configuration.voters - {self.me}):
+            self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote))
+
+    def _handle_request_vote(self, request: RequestVote) -> None:
+        up_to_date = request.last >= self.log.last
+        if request.pre_vote:
+            granted = request.term > self.current_term and up_to_date and not self._hears_a_leader()
+            term = request.term if granted else self.current_term
+            self._send(self._vote_reply(request, granted=granted, term=term))
+        elif self.voted_for in (0, request.sender) and up_to_date:
+            self._hard_state = replace(self._hard_state, voted_for=request.sender)
+            follower = self.role if isinstance(self.role, Follower) else self._become_follower(self.current_term)
+            follower.election_deadline = self._draw_election_deadline()
+            self._send(self._vote_reply(request, granted=True, term=self.current_term))
+        else:
+            self._refuse_vote(request)
+
+    def _hears_a_leader(self) -> bool:
+        """Whether a leader is at work as far as this member knows: one that heard from a majority (a leader that has
+        not steps down), or was heard from within the shortest election timeout."""
+        if isinstance(self.role, Leader):
+            return not self._has_lost_majority(self.role)
+        return isinstance(self.role, Follower) and self._now - self.role.leader_heard_at < self.config.election_timeout
+
+    def _handle_vote_reply(self, reply: RequestVoteReply) -> None:
+        role = self.role
+        if not reply.granted:
+            return
+        if reply.pre_vote:
+            if isinstance(role, PreCandidate) and reply.term == self.current_term + 1:
+                role.granted_by.add(reply.sender)
+                self._start_election_if_welcome(role)
+        elif isinstance(role, Candidate):
+            role.serve_from = max(role.serve_from, self._now + reply.remaining_lease_ms / 1000)
+            self._count_vote(role, reply.sender)
+
+    def _count_vote(self, candidate: Candidate, voter: int) -> None:
+        candidate.granted_by.add(voter)
+        # Its own vote counts once it is durable, and without its own it can't win: it might vote again after a crash.
+        if self.me in candidate.granted_by and is_majority(self.configuration.voters, candidate.granted_by):
+            self._become_leader(candidate)
+
+    def _become_leader(self, candidate: Candidate) -> None:
+        last = self.log.last_index
+        log_time_ms = self.log.entries(last, last, 0)[0].time_ms if last else 0
+        serve_from = max(candidate.serve_from, self._promises.until())
+        self.role = Leader(
+            progress={peer: Progress(next_index=last + 1) for peer in self.configuration.members - {self.me}},
+            rounds=Rounds(self.me, self._now),
+            heartbeat_due=self._now + self.config.heartbeat_interval,
+            term_start_index=last + 1,
+            serve_from=serve_from,
+            elected_at=self._now,
+            log_time_ms=log_time_ms,
+        )
+        # Section 8: only an entry of its own term tells a leader what is committed.
+        self.log.append([Entry(last + 1, self.current_term, EntryKind.NO_OP, self.config.term_settings, log_time_ms)])
+        voters = ", ".join(map(str, sorted(candidate.granted_by)))
+        self._note(f"leads term {self.current_term}, elected by {voters}")
+        if serve_from > self._now:
+            wait = serve_from - self._now
+            self._note(f"waits {wait:.3f} s for an earlier leader's lease to run out before it commits or serves")
+
+    # ---- replication, as the follower (5.3) --------------------------------------------------------------------------
+
+    def _handle_append_entries(self, request: AppendEntries) -> None:
+        if isinstance(self.role, Leader):
+            raise InvariantBroken(f"member {request.sender} leads term {request.term} too")
+        self._follow(request)
+        if not self.log.holds(request.prev):
+            term, index = self.log.conflict(request.prev.index)
+            self._send(
+                self._append_reply(
+                    request,
+                    success=False,
+                    rejected_index=request.prev.index,
+                    conflicting_term=term,
+                    conflicting_index=index,
+                )
+            )
+            return
+        self.log.merge(request.entries)
+        # This request vouches for the log up to here and no further (hazards 22, 23).
+        verified = request.prev.index + len(request.entries)
+        self._commit(min(request.leader_commit, verified))
+        self._send(self._append_reply(request, success=True, match_index=verified))
+
+    def _follow(self, request: AppendEntries) -> None:
+        """Recognize the sender as the leader of this term, and promise it what it asks for."""
+        follower = self.role if isinstance(self.role, Follower) else self._become_follower(self.current_term)
+        if follower.leader_id != request.sender:
+            follower.leader_id = request.sender
+            self._note(f"follows {request.sender}, the leader of term {self.current_term}")
+        follower.leader_heard_at = self._now
+        follower.election_deadline = self._draw_election_deadline()
+        if request.lease_duration_ms:
+            self._promises.promise(request.sender, request.term, request.lease_duration_ms, self._now)
+            longest = max(self._hard_state.longest_promise_ms, request.lease_duration_ms)
+            self._hard_state = replace(self._hard_state, longest_promise_ms=longest)
+
+    # ---- replication, as the leader (5.3, 5.4.2) ---------------------------------------------------------------------
+
+    def _tick_leader(self, leader: Leader) -> None:
+        if self._has_lost_majority(leader):
+            self._become_follower(
+                self.current_term, f"no majority has answered for {self.config.election_timeout} s (CheckQuorum)"
+            )
+            return
+        if self._now >= leader.heartbeat_due:
+            for progress in leader.progress.values():
+                if progress.is_overdue(self._now, self.config.append_timeout):
+                    progress.probe(progress.match_index + 1)
+            self._begin_round(leader)
+        self._commit_by_majority(leader)  # a wait for an earlier lease may have ended
+
+    def _has_lost_majority(self, leader: Leader) -> bool:
+        voters = self.configuration.voters
+        if majority(voters) == 1:
+            return False
+        return self._now - leader.rounds.majority_answered_at(voters, self._now) >= self.config.election_timeout
+
+    def _begin_round(self, leader: Leader) -> None:
+        """Ask everybody for a sign: entries where some are due, else an empty request at a place known to match."""
+        leader.rounds.begin(self._now)
+        leader.heartbeat_due = self._now + self.config.heartbeat_interval
+        for peer, progress in leader.progress.items():
+            if not self._send_entries(leader, peer, progress):
+                prev = progress.match_index if progress.state is State.REPLICATE else progress.next_index - 1
+                self._send_append(leader, peer, prev, [])
+        self._renew_lease(leader)
+
+    def _replicate(self, leader: Leader) -> None:
+        """Send what followers lack, as far as their windows allow; and begin the round that waiting reads need, unless
+        one is under way: what arrives meanwhile shares the next one."""
+        last_round = leader.rounds.current
+        under_way = leader.rounds.by_majority(self.configuration.voters) < last_round
+        if leader.wanted_round > last_round and not under_way:
+            self._begin_round(leader)
+        for peer, progress in leader.progress.items():
+            while self._send_entries(leader, peer, progress):
+                pass
+
+    def _send_entries(self, leader: Leader, peer: int, progress: Progress) -> bool:
+        """Send the next entries to a follower, if there are any and its window has room. Whether one was sent."""
+        if progress.next_index > self.log.last_index or not progress.may_send(self.config.max_appends_in_flight):
+            return False
+        entries = self.log.entries(progress.next_index, self.log.last_index, self.config.max_append_bytes)
+        self._send_append(leader, peer, progress.next_index - 1, entries)
+        progress.sent(entries[-1].index, self._now)
+        return True
+
+    def _send_append(self, leader: Leader, peer: int, prev_index: int, entries: Sequence[Entry]) -> None:
+        self._send(
+            AppendEntries(
+                self.me,
+                peer,
+                self.current_term,
+                self.log.position(prev_index),
+                tuple(entries),
+                self.committed_index,
+                self.config.lease_duration_ms,
+                leader.rounds.current,
+            )
+        )
+
+    def _handle_append_reply(self, reply: AppendEntriesReply) -> None:
+        leader = self.role
+        if not isinstance(leader, Leader) or reply.sender not in leader.progress:
+            return
+        if reply.round == 0:
+            return  # the answer to a request of an earlier term; nothing in it is about this one
+        leader.rounds.acknowledge(reply.sender, reply.round, self._now)
+        progress = leader.progress[reply.sender]
+        if reply.success:
+            if reply.match_index > self.log.last_index:
+                raise InvariantBroken(f"{reply.sender} acknowledges entry {reply.match_index}, which was never sent")
+            if progress.succeeded(reply.match_index):
+                self._commit_by_majority(leader)
+        elif not progress.is_stale_rejection(reply.rejected_index):
+            progress.probe(self._next_index_after(reply))
+            # A follower that rejects what it once acknowledged has lost its log. Asking again at once would get the
+            # same answer, as fast as the network goes.
+            progress.probe_sent = progress.next_index > reply.rejected_index
+        self._renew_lease(leader)
+
+    def _next_index_after(self, rejection: AppendEntriesReply) -> int:
+        """Where to try next: behind our last entry of the conflicting term, or before all of theirs (5.3, end)."""
+        at_most = min(rejection.rejected_index, self.log.last_index)
+        if rejection.conflicting_term:
+            shared = self.log.last_index_of_term(rejection.conflicting_term, at_most)
+            if shared:
+                return min(shared + 1, at_most)
+        return max(1, min(rejection.conflicting_index, at_most))
+
+    def _commit_by_majority(self, leader: Leader) -> None:
+        """Commit what a majority holds durably; only an entry of this term commits by counting (5.4.2, figure 8)."""
+        if self._now < leader.serve_from:
+            return
+        matches = {peer: progress.match_index for peer, progress in leader.progress.items()}
+        matches[self.me] = self.log.durable_index
+        index = reached_by_majority(self.configuration.voters, matches)
+        if index > self.committed_index and self.log.term(index) == self.current_term:
+            self._commit(index)
+            self._renew_lease(leader)
+
+    def _commit(self, index: int) -> None:
+        self.log.committed_index = max(self.log.committed_index, index)
+
+    # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------
+
+    def _renew_lease(self, leader: Leader) -> None:
+        voters = self.configuration.voters
+        if self.config.lease_duration and self.is_serving and leader.rounds.by_majority(voters):
+            length = self.config.lease_duration_ms / 1000 * (1 - self.config.clock_drift)
+            self.lease = Grant(self.current_term, leader.rounds.majority_heard_at(voters) + length)
+
+    def _release_reads(self, leader: Leader, applied_index: int) -> list[ReadyRead]:
+        """The reads that are confirmed, in order of arrival, as long as their index will have been applied by then."""
+        released: list[ReadyRead] = []
+        if self.is_serving:
+            confirmed = leader.rounds.by_majority(self.configuration.voters)
+            while leader.reads and leader.reads[0].round <= confirmed:
+                index = max(leader.reads[0].index, leader.term_start_index)
+                if index > applied_index:
+                    break
+                released.append(ReadyRead(leader.reads.popleft().token, index))
+        return released
+
+    # ---- small things ------------------------------------------------------------------------------------------------
+
+    def _begin_input(self, now: float) -> None:
+        if self._outstanding is not None:
+            raise InvariantBroken("an input between ready() and advance()")
+        self._now = max(self._now, now)
+
+    def _require_leader(self) -> Leader:
+        if not isinstance(self.role, Leader):
+            raise NotLeader(self.leader_id)
+        return self.role
+
+    def _draw_election_deadline(self) -> float:
+        """Between one and two election timeouts from now, at random, so that votes are seldom split (5.2)."""
+        return self._now + self.config.election_timeout * (1 + self._rng.random())
+
+    def _entries_to_apply(self) -> list[Entry]:
+        if self.handed_out_index == self.committed_index:
+            return []
+        return self.log.entries(self.handed_out_index + 1, self.committed_index, self.config.max_apply_bytes)
+
+    def _append_reply(
+        self,
+        request: AppendEntries,
+        success: bool,
+        match_index: int = 0,
+        rejected_index: int = 0,
+        conflicting_term: int = 0,
+        conflicting_index: int = 0,
+    ) -> AppendEntriesReply:
+        return AppendEntriesReply(
+            self.me,
+            request.sender,
+            self.current_term,
+            success,
+            request.round,
+            match_index,
+            rejected_index,
+            conflicting_term,
+            conflicting_index,
+            request.call,
+        )
+
+    def _vote_reply(self, request: RequestVote, granted: bool, term: int) -> RequestVoteReply:
+        remaining_ms = self._promises.remaining_ms(self._now)
+        return RequestVoteReply(self.me, request.sender, term, granted, request.pre_vote, remaining_ms, request.call)
+
+    def _refuse_vote(self, request: RequestVote) -> None:
+        self._send(self._vote_reply(request, granted=False, term=self.current_term))
+
+    def _send(self, message: Message) -> None:
+        self._outbox.append(message)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+
+
+_HANDLERS: dict[type[Message], Callable[[Raft, Any], None]] = {
+    AppendEntries: Raft._handle_append_entries,
+    AppendEntriesReply: Raft._handle_append_reply,
+    RequestVote: Raft._handle_request_vote,
+    RequestVoteReply: Raft._handle_vote_reply,
+}

@@ -1,0 +1,155 @@
+"""The log as the core sees it: a durable part, and behind it what is not yet durable.
+
+`Log` owns the distinction between the two and the search for conflicts. It never does input or output of its own: the
+durable part is read through `LogStore`, and what is to be written leaves through `pending()` until `persisted()`
+says that it has been.
+
+    1 ............ durable_index | ............ last_index
+    in the store                 | in memory, handed out by pending()
+
+    committed_index <= last_index.  Below committed_index nothing ever changes again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Protocol
+
+from raftkv.raft.types import ORIGIN, Entry, LogPosition
+
+
+class InvariantBroken(Exception):
+    """The algorithm found itself in a state that must never be. The member has to stop: going on could lose data."""
+
+
+class LogStore(Protocol):
+    """The durable log, as the core reads it. Indexes are inclusive."""
+
+    def first_index(self) -> int:
+        """The first index held: 1, until snapshots exist."""
+
+    def last_index(self) -> int:
+        """The last durable index; 0: none."""
+
+    def term(self, index: int) -> int:
+        """The term of the entry at `index`; 0 for index 0. Raises IndexError for an index that is not held."""
+
+    def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        """Entries first..last, cut once they exceed max_bytes of payload, but at least one. Raises on a failed read."""
+
+
+class Log:
+    def __init__(self, store: LogStore, committed_index: int) -> None:
+        self._store = store
+        self._tail: list[Entry] = []
+        """Not yet durable; may begin at or below the store's end, and then replaces what is there."""
+        self.committed_index = committed_index
+        if committed_index > store.last_index():
+            raise InvariantBroken(f"commit index {committed_index} is beyond the durable log ({store.last_index()})")
+
+    @property
+    def durable_index(self) -> int:
+        """The last index of *this* log that is durable: what the store holds beyond a pending replacement does not
+        belong to it any more."""
+        last = self._store.last_index()
+        return min(last, self._tail[0].index - 1) if self._tail else last
+
+    @property
+    def last_index(self) -> int:
+        tail = self._tail  # looked at once: whoever asks without the turn may see it change
+        return tail[-1].index if tail else self._store.last_index()
+
+    @property
+    def last(self) -> LogPosition:
+        """The position of the last entry: what elections compare (5.4.1)."""
+        return self.position(self.last_index)
+
+    def term(self, index: int) -> int:
+        """The term of the entry at `index`, 0 for index 0. Raises IndexError beyond the log."""
+        if index == 0:
+            return 0
+        if self._tail and index >= self._tail[0].index:
+            return self._tail[index - self._tail[0].index].term
+        return self._store.term(index)
+
+    def position(self, index: int) -> LogPosition:
+        return LogPosition(self.term(index), index) if index else ORIGIN
+
+    def holds(self, position: LogPosition) -> bool:
+        """Whether the log has an entry with that index and term: the consistency check of AppendEntries (5.3)."""
+        return position.index <= self.last_index and self.term(position.index) == position.term
+
+    def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        """Entries first..last, cut once they exceed max_bytes of payload, but at least one."""
+        if not 1 <= first <= last <= self.last_index:
+            raise InvariantBroken(f"entries {first}..{last} asked of a log that ends at {self.last_index}")
+        durable = self.durable_index
+        found: list[Entry] = []
+        if first <= durable:
+            found = self._store.entries(first, min(last, durable), max_bytes)
+        size = sum(len(entry.payload) for entry in found)
+        start = first + len(found)
+        if start > durable:
+            for entry in self._tail[start - durable - 1 : last - durable]:
+                size += len(entry.payload)
+                if found and size > max_bytes:
+                    break
+                found.append(entry)
+        return found
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add entries at the end, as a leader does: it never overwrites anything (Leader Append-Only, 5.3)."""
+        if entries and entries[0].index != self.last_index + 1:
+            raise InvariantBroken(f"entry {entries[0].index} does not follow the log's last, {self.last_index}")
+        self._tail.extend(entries)
+
+    def merge(self, entries: Sequence[Entry]) -> None:
+        """Take in a leader's entries, whose predecessor this log holds.
+
+        Cuts the log only where an entry truly conflicts (same index, another term): entries that are here already may
+        be followed by newer ones, of a request that overtook this one (5.3; hazard 21).
+        """
+        for offset, entry in enumerate(entries):
+            if entry.index > self.last_index:
+                self.append(entries[offset:])
+                return
+            if self.term(entry.index) != entry.term:
+                self._replace(entries[offset:])
+                return
+
+    def _replace(self, entries: Sequence[Entry]) -> None:
+        """Put these in the place of everything from their first index on; the store learns of it when it is written."""
+        index = entries[0].index
+        if index <= self.committed_index:
+            raise InvariantBroken(f"entry {index} is committed (up to {self.committed_index}) and must not be replaced")
+        self._tail = [*(entry for entry in self._tail if entry.index < index), *entries]
+
+    def pending(self) -> list[Entry]:
+        """What has to become durable. Its first index may be at or below the end of the store."""
+        return list(self._tail)
+
+    def persisted(self, entries: Sequence[Entry]) -> None:
+        """The store now holds these, which `pending` handed out."""
+        if entries:
+            if self._store.last_index() != entries[-1].index:
+                raise InvariantBroken(f"the store ends at {self._store.last_index()}, not at {entries[-1].index}")
+            self._tail = self._tail[len(entries) :]
+
+    def conflict(self, index: int) -> tuple[int, int]:
+        """Why the log does not hold a leader's entry at `index`: (conflicting term, first index of that term here), or
+        (0, first index missing). With it the leader skips a whole term a request (5.3, end)."""
+        if index > self.last_index:
+            return 0, self.last_index + 1
+        term = self.term(index)
+        return term, self._first_index_of_term(term, index)
+
+    def _first_index_of_term(self, term: int, at_most: int) -> int:
+        # Terms never fall along a log, so it can be searched by halves. Below the commit index nothing can conflict.
+        start = self.committed_index + 1
+        return start + bisect_left(range(start, at_most), term, key=self.term)
+
+    def last_index_of_term(self, term: int, at_most: int) -> int:
+        """The last index <= at_most whose entry has `term`; 0 if there is none."""
+        index = bisect_right(range(1, min(at_most, self.last_index) + 1), term, key=self.term)
+        return index if self.term(index) == term else 0

@@ -1,0 +1,79 @@
+"""The messages between members: one frozen dataclass each, in the paper's words (figure 2).
+
+`sender` and `recipient` are member ids. `call` is the driver's own: it names the call that a request came in with,
+and its reply carries it back untouched, so that a reply finds its way. The algorithm never looks at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raftkv.raft.types import Entry, LogPosition
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    """A leader's log replication and heartbeat (5.3). `sender` is the leader."""
+
+    sender: int
+    recipient: int
+    term: int
+    prev: LogPosition
+    """The position just before `entries`: what the follower's log must hold for the request to succeed."""
+    entries: tuple[Entry, ...]
+    leader_commit: int
+    lease_duration_ms: int
+    """What the leader asks the follower to promise: not to let another leader serve for so long. 0: nothing."""
+    round: int
+    """Counts the leader's rounds of requests within its term; acknowledged by the reply (lease, ReadIndex)."""
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntriesReply:
+    sender: int
+    recipient: int
+    term: int
+    success: bool
+    round: int
+    """The request's round; 0 if the request was of an earlier term than the follower's."""
+    match_index: int = 0
+    """On success: the last index that this request verified to be in the follower's durable log."""
+    rejected_index: int = 0
+    """On failure: the request's `prev.index`."""
+    conflicting_term: int = 0
+    """On failure: the term of the follower's entry at `rejected_index`; 0 if its log is shorter than that."""
+    conflicting_index: int = 0
+    """On failure: the first index of `conflicting_term` in the follower's log, or the first index it lacks."""
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVote:
+    """A candidate's request (5.2), or with `pre_vote` the question that changes nothing (dissertation, 9.6)."""
+
+    sender: int
+    recipient: int
+    term: int
+    """The term to vote in; for a pre-vote the one that the sender would start."""
+    last: LogPosition
+    pre_vote: bool = False
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVoteReply:
+    sender: int
+    recipient: int
+    term: int
+    """The voter's term; of a granted pre-vote the term that was asked for."""
+    granted: bool
+    pre_vote: bool = False
+    remaining_lease_ms: int = 0
+    """What is left of the voter's promises to earlier leaders, milliseconds, rounded up."""
+    call: int = 0
+
+
+Request = AppendEntries | RequestVote
+Reply = AppendEntriesReply | RequestVoteReply
+Message = Request | Reply

@@ -1,0 +1,79 @@
+"""The four roles, each with the state that exists only in that role.
+
+A change of role makes a new object and drops the old one: votes, progress, rounds and waiting reads of an earlier term
+can't leak into a later one (hazards 4, 25).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from raftkv.raft.lease import Rounds
+from raftkv.raft.progress import Progress
+
+
+@dataclass(slots=True)
+class Follower:
+    election_deadline: float
+    leader_id: int = 0
+    """0: none known in this term."""
+    leader_heard_at: float = -math.inf
+    """When the leader of this term last sent something."""
+
+
+@dataclass(slots=True)
+class PreCandidate:
+    """Asks whether it would be elected, before it disturbs anybody with a new term (dissertation, 9.6)."""
+
+    election_deadline: float
+    granted_by: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Candidate:
+    election_deadline: float
+    granted_by: set[int] = field(default_factory=set)
+    """Voters, not a number of votes: a reply that is delivered twice elects nobody. Holds the candidate itself only
+    once its own vote is durable."""
+    serve_from: float = -math.inf
+    """When the longest lease that any of the voters has promised to an earlier leader will have run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRead:
+    token: int
+    index: int
+    """What had been committed when the read arrived."""
+    round: int
+    """The round that has to be acknowledged by a majority; 0: none, the lease was valid when the read arrived."""
+
+
+@dataclass(slots=True)
+class Leader:
+    progress: dict[int, Progress]
+    """Of every other member."""
+    rounds: Rounds
+    heartbeat_due: float
+    term_start_index: int
+    """The index of its NO-OP: committed, everything before it is (5.4.2, section 8)."""
+    serve_from: float
+    """Before this moment it neither commits, acknowledges nor serves: an earlier leader may still hold a lease."""
+    elected_at: float
+    log_time_ms: int
+    """Log time when it was elected."""
+    reads: deque[WaitingRead] = field(default_factory=deque)
+    """In order of arrival."""
+    wanted_round: int = 0
+    """The highest round that any read has ever needed."""
+
+
+Role = Follower | PreCandidate | Candidate | Leader
+
+NAMES: dict[type[Role], str] = {
+    Follower: "follower",
+    PreCandidate: "pre-candidate",
+    Candidate: "candidate",
+    Leader: "leader",
+}

@@ -1,0 +1,254 @@
+"""One member without its surroundings: theory of operation.
+
+A `Replica` joins the core, the storage and the state machine, and carries out what the core asks in the order that
+makes it safe (raft/ready.py). It has no threads, clock or network of its own: inputs and the time come in through
+`turn()`, messages leave through `send`, callers are answered through `Caller`. `RaftNode` puts gRPC and threads around
+it; a simulator puts anything else.
+
+It owns the waiting callers, keyed by the log position of what they wait for. A caller is answered exactly once:
+
+    Applied     its entry has been committed and applied here
+    Served      its read has been carried out
+    NotLeader   nothing has been done
+    Unknown     it was proposed, and then leadership was lost: it may be committed yet, or never
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raftkv.kv import StateMachine
+from raftkv.log_storage import LogStorage
+from raftkv.operations import Result
+from raftkv.raft import core
+from raftkv.raft.messages import Message
+from raftkv.raft.ready import Ready
+from raftkv.raft.roles import NAMES
+from raftkv.raft.types import Configuration, Entry, Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    results: list[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NotLeader:
+    leader_id: int
+    """0: none known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    reason: str
+
+
+Outcome = Applied | Served | NotLeader | Unknown
+
+
+class Caller(Protocol):
+    def answer(self, outcome: Outcome) -> None:
+        """Take the outcome; called once, by whoever holds the turn, and must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    proposal: Proposal
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A linearizable read, carried out on the state machine within the turn."""
+
+    read: Callable[[StateMachine], Any]
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A call to the peer has failed."""
+
+    peer: int
+
+
+Input = Message | Write | Query | Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    role: str
+    term: int
+    leader_id: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    serving: bool
+
+
+class Replica:
+    def __init__(
+        self,
+        configuration: Configuration,
+        me: int,
+        config: core.Config,
+        storage: LogStorage,
+        machine: StateMachine,
+        rng: random.Random,
+        now: float,
+        send: Callable[[Message], None],
+        note: Callable[[str], None],
+    ) -> None:
+        """A member as it starts. `machine` has applied the log up to `storage.commit_index` (`Storage.replay`)."""
+        if machine.applied_index != storage.commit_index:
+            raise ValueError(f"applied up to {machine.applied_index}, not to {storage.commit_index}, before the start")
+        self.machine = machine
+        self.raft = core.Raft(config, me, configuration, storage, storage.hard_state, storage.commit_index, rng, now)
+        self._storage = storage
+        self._send = send
+        self._note = note
+        self._writers: dict[int, tuple[int, Caller]] = {}
+        """Log index -> (term, caller). All of one term: losing the leadership answers them all."""
+        self._readers: dict[int, Query] = {}
+        self._next_token = 1
+
+    def deadline(self) -> float:
+        """When the next turn is due, even without an input."""
+        return self.raft.deadline()
+
+    def status(self) -> Status:
+        """What this member thinks; each figure is true by itself, at about the same moment."""
+        raft = self.raft
+        return Status(
+            role=NAMES[type(raft.role)],
+            term=raft.current_term,
+            leader_id=raft.leader_id,
+            commit_index=raft.committed_index,
+            applied_index=self.machine.applied_index,
+            last_log_index=raft.log.last_index,
+            serving=raft.is_serving,
+        )
+
+    # ---- the turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self, inputs: Sequence[Input], now: float) -> bool:
+        """Take in all inputs, let time pass, and carry out what follows, with one write to the disk for all of it.
+
+        Whether there is more to do at once. Raises StorageError or InvariantBroken; the member must stop then, and no
+        message may leave it any more.
+        """
+        # Inputs before the time: after a stall they may hold the very answers that a timeout would miss.
+        for item in inputs:
+            self._take(item, now)
+        self.raft.tick(now)
+        ready = self.raft.ready()
+        if ready is None:
+            return False
+        self._carry_out(ready)
+        return True
+
+    def _take(self, item: Input, now: float) -> None:
+        if isinstance(item, Write):
+            self._propose(item, now)
+        elif isinstance(item, Query):
+            self._ask_to_read(item, now)
+        elif isinstance(item, Unreachable):
+            self.raft.unreachable(item.peer, now)
+        else:
+            self.raft.step(item, now)
+
+    def _propose(self, write: Write, now: float) -> None:
+        try:
+            (position,) = self.raft.propose([write.proposal], now)
+        except core.NotLeader as error:
+            write.caller.answer(NotLeader(error.leader_id))
+        else:
+            self._writers[position.index] = (position.term, write.caller)
+
+    def _ask_to_read(self, query: Query, now: float) -> None:
+        token, self._next_token = self._next_token, self._next_token + 1
+        try:
+            self.raft.read(token, now)
+        except core.NotLeader as error:
+            query.caller.answer(NotLeader(error.leader_id))
+        else:
+            self._readers[token] = query
+
+    def _carry_out(self, ready: Ready) -> None:
+        """The steps of raft/ready.py, in their order."""
+        for note in ready.notes:
+            self._note(note)
+        for message in ready.urgent:
+            self._send(message)
+        if ready.hard_state is not None or ready.entries:
+            self._storage.persist(ready.hard_state, ready.entries, ready.commit_index)
+        self.raft.advance(ready)
+        for reply in ready.messages:
+            self._send(reply)
+        for entry in ready.committed:
+            self._apply(entry)
+        for read in ready.reads:
+            query = self._readers.pop(read.token)
+            query.caller.answer(Served(query.read(self.machine)))
+        for token in ready.lost_reads:
+            self._readers.pop(token).caller.answer(NotLeader(self.raft.leader_id))
+        self._give_up_writers()
+
+    def _apply(self, entry: Entry) -> None:
+        results = self.machine.apply(entry)
+        term, caller = self._writers.pop(entry.index, (0, None))
+        if caller is None:
+            return
+        if term == entry.term:
+            caller.answer(Applied(results))
+        else:
+            caller.answer(Unknown(f"another leader's entry has taken its place at index {entry.index}"))
+
+    def _give_up_writers(self) -> None:
+        """Once leadership is lost nobody here will learn what becomes of a proposal: say so, do not call it failed."""
+        if self._writers and not self._leads_term(next(iter(self._writers.values()))[0]):
+            self._abandon_writers("leadership was lost before the write was committed")
+
+    def _leads_term(self, term: int) -> bool:
+        return self.raft.leader_id == self.raft.me and self.raft.current_term == term
+
+    def abandon(self, reason: str) -> None:
+        """Answer every caller that still waits, before the replica is left for good: what becomes of a write is
+        unknown, and a read has not been carried out."""
+        self._abandon_writers(reason)
+        readers, self._readers = self._readers, {}
+        for query in readers.values():
+            query.caller.answer(NotLeader(0))
+
+    def _abandon_writers(self, reason: str) -> None:
+        writers, self._writers = self._writers, {}
+        for _, caller in writers.values():
+            caller.answer(Unknown(reason))
+
+    # ---- reads without the turn --------------------------------------------------------------------------------------
+
+    def read_under_lease(self, key: bytes, clock: Callable[[], float]) -> Served | None:
+        """Read one key under the leader's lease, from any thread and without the turn; None: `Query` has to be asked.
+
+        The lease is looked at before *and* after: this thread may be stopped for any length of time in between, and the
+        turn may meanwhile have stepped down (hazard 60).
+        """
+        lease = self.raft.lease
+        if lease is None or not lease.is_valid(clock()):
+            return None
+        # Of what was committed when the read arrived, nothing may be missing.
+        if self.machine.applied_index < self.raft.committed_index:
+            return None
+        value = self.machine.get(key)
+        still = self.raft.lease
+        if still is None or still.term != lease.term or not still.is_valid(clock()):
+            return None
+        return Served(value)

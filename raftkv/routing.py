@@ -1,0 +1,333 @@
+"""Where a client's calls go: the members, their channels, and who leads: theory of operation.
+
+There is one way to find the leader, whatever has happened: ask all known members for their `Status` at once and take
+the first that says it leads, in a term not older than the last one seen. A round costs one round trip while a leader is
+there; a dead member refuses at once and a hung one holds up nobody. Each answer names all members, so that any one
+member's address will do. While nobody leads, rounds repeat with a growing pause: an election of T seconds is noticed
+after about T/3 more at worst. One thread asks for all.
+
+What was found is believed for a second after the leader's last sign of life, so a busy client asks nobody, and an
+idle one checks before it sends. That makes the difference between "not applied" and "unknown": what was never sent to
+anyone is definite. A call that takes long says nothing about its leader, who may be slow or be stopped: `superseded`
+asks around whether somebody else leads now.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import grpc
+
+from raftkv.errors import NotApplied
+from raftkv.wire.raft_pb2 import StatusReply, StatusRequest
+from raftkv.wire.raft_pb2_grpc import RaftNodeStub
+
+FIRST_ROUND_S: Final = 0.1
+"""How long the first round of a search waits for members that do not answer: short, for while one member hangs another
+may be elected."""
+LONGEST_ROUND_S: Final = 1.0
+"""Each following round waits half as long again, up to this, for members that are far away."""
+_PROBE_INTERVAL_S: Final = 0.1
+"""Rounds that ask whether a leader has been superseded are no more frequent, however many calls wait."""
+_TRUST_S: Final = 1.0
+"""How long a leader is believed in without a sign of life."""
+_STATUS_S: Final = 1.0
+"""How long `Router.status` waits for members that do not answer."""
+_CLOSE_S: Final = 0.5
+"""How long closing the channels may take."""
+_SHORTEST_ATTEMPT_S: Final = 0.1
+"""With less time left nothing is tried again: an attempt bound to time out only turns a failure into a doubt."""
+
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),  # a proxy is for the web; these addresses are meant as they stand
+    ("grpc.use_local_subchannel_pool", 1),  # each client has its own connections, and its own back-off
+    # gRPC's own back-off reaches two minutes. The "minimum" is in fact the time allowed to one attempt to connect.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    # Sizes are the server's to limit, in words that say which limit.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+
+class Backoff:
+    """Pauses between attempts: 10 ms at first, each half as long again, at most 0.5 s; or less, by chance."""
+
+    def __init__(self, deadline: float, stop: threading.Event) -> None:
+        """Until `deadline` (seconds, `time.monotonic`), or until `stop` is set."""
+        self._deadline = deadline
+        self._stop = stop
+        self._seconds = 0.01
+
+    def pause(self) -> bool:
+        """Wait. False: there is no time for another attempt."""
+        remaining = self._deadline - time.monotonic()
+        if remaining < _SHORTEST_ATTEMPT_S:
+            return False
+        # Of little time left half is kept for the attempt itself.
+        seconds = min(self._seconds * random.uniform(0.5, 1.0), remaining / 2)
+        self._seconds = min(self._seconds * 1.5, 0.5)
+        return not self._stop.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What one member says of itself and of the cluster. Numbers are 0 where they are not known."""
+
+    id: int
+    address: str
+    role: str
+    """"leader", "follower", "candidate", "pre-candidate", or "unreachable": no answer."""
+    term: int = 0
+    leader_id: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    last_log_index: int = 0
+    keys: int = 0
+    revision: int = 0
+    """Of the state machine: counts the operations that have changed the store."""
+    serving: bool = False
+    """It leads and has committed in its term: reads and writes go through."""
+    version: str = ""
+    error: str = ""
+    """Why it is unreachable: a gRPC status."""
+
+
+class Member:
+    """A member's address and the channel to it. `id` is 0 until it is known."""
+
+    __slots__ = ("address", "channel", "id", "stub", "trouble")
+
+    def __init__(self, address: str, member_id: int = 0) -> None:
+        self.address = address
+        self.id = member_id
+        self.channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.stub = RaftNodeStub(self.channel)
+        self.trouble = "not asked yet"
+        """The gRPC status with which it last failed to answer; empty if it answered."""
+
+
+class Router:
+    """The members that a client knows of, and which of them to send to. Safe from any thread."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self.closed = threading.Event()
+        self._members = tuple(Member(address) for address in dict.fromkeys(addresses))
+        """Only ever replaced, by a longer one, under `_learning`."""
+        self._cluster_id = b""
+        """Of the cluster that this client talks to, from the first answer that tells it."""
+        self._list: dict[int, str] = {}
+        """The members that the first answer named; tells clusters apart as long as the id is not known."""
+        self._learning = threading.Lock()
+        self._looking = threading.Lock()
+        """Held by the one thread that looks for the leader."""
+        self._leader: Member | None = None
+        self._leader_term = 0
+        self._heard = 0.0
+        """When the leader last gave a sign of life."""
+        self._asked = 0.0
+        """When the last round ended."""
+
+    def leader(self, deadline: float) -> Member:
+        """The member to send to, looked for until `deadline` (seconds, `time.monotonic`). Raises NotApplied."""
+        leader = self._trusted()
+        if leader is not None:
+            return leader
+        if not self._looking.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise self._no_leader()
+        try:
+            return self._trusted() or self._look_for_leader(deadline)
+        finally:
+            self._looking.release()
+
+    def superseded(self, leader: Member, until: float) -> bool:
+        """Ask around, unless that has just been done: whether somebody else leads now."""
+        if self._looking.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._asked >= _PROBE_INTERVAL_S:
+                    self._round(until)
+            finally:
+                self._looking.release()
+        return self._leader not in (None, leader)
+
+    def heard(self, member: Member) -> None:
+        """The member has answered as a leader."""
+        if member is self._leader:
+            self._heard = time.monotonic()
+
+    def doubt(self, member: Member) -> None:
+        """The member does not seem to lead, or not to live: look again before sending anything more."""
+        if member is self._leader:
+            self._leader = None
+
+    def known_leader(self) -> Member | None:
+        """The last leader found, if nothing has been said against it."""
+        return self._leader
+
+    def status(self, deadline: float) -> list[NodeStatus]:
+        """A row for every member, in the order of ids; for the known addresses, if none of them answers."""
+        until = min(deadline, time.monotonic() + _STATUS_S)
+        asked: tuple[Member, ...] = ()
+        replies: list[tuple[Member, StatusReply]] = []
+        while len(asked) < len(self._members):  # the answers may have named more members
+            unasked, asked = self._members[len(asked) :], self._members
+            with closing(self._ask(unasked, until)) as answers:
+                replies += [(member, reply) for member, reply in answers if reply is not None]
+        if not replies:
+            return [NodeStatus(m.id, m.address, "unreachable", error=m.trouble) for m in asked]
+        by_id = {reply.id: reply for _, reply in replies}
+        trouble = {member.id: member.trouble for member in asked if member.trouble}
+        newest = max(by_id.values(), key=lambda reply: reply.term)
+        return [
+            _row(m.id, m.address, by_id.get(m.id), trouble.get(m.id, ""))
+            for m in sorted(newest.members, key=lambda m: m.id)
+        ]
+
+    def close(self) -> None:
+        """Give up everything under way and close the channels."""
+        self.closed.set()
+        # gRPC waits for ever for a call whose start a signal's exception has cut short (Ctrl-C), so we do not.
+        closing = threading.Thread(target=self._close_channels, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+
+    def _close_channels(self) -> None:
+        with self._learning:
+            for member in self._members:
+                member.channel.close()
+
+    # ---- looking for the leader --------------------------------------------------------------------------------------
+
+    def _trusted(self) -> Member | None:
+        return self._leader if time.monotonic() - self._heard < _TRUST_S and not self.closed.is_set() else None
+
+    def _look_for_leader(self, deadline: float) -> Member:
+        backoff = Backoff(deadline, self.closed)
+        patience = FIRST_ROUND_S
+        while True:
+            known = len(self._members)
+            self._round(min(deadline, time.monotonic() + patience))
+            patience = min(patience * 1.5, LONGEST_ROUND_S)
+            leader = self._trusted()
+            if leader is not None:
+                return leader
+            # Members just heard of are asked at once.
+            if len(self._members) == known and not backoff.pause():
+                raise self._no_leader()
+
+    def _no_leader(self) -> NotApplied:
+        if self.closed.is_set():
+            return NotApplied("the client is closed", "CANCELLED")
+        known = len(self._members)
+        silent = [f"{m.address} ({m.trouble})" for m in self._members if m.trouble]
+        if len(silent) < known:
+            return NotApplied(f"{known - len(silent)} of {known} members answer, and none leads", "UNAVAILABLE")
+        return NotApplied(f"no member answers at {', '.join(silent)}", "UNAVAILABLE")
+
+    def _round(self, until: float) -> None:
+        """Ask every member once, and follow the leader if one answers. The caller holds `_looking`."""
+        best: tuple[int, Member] | None = None
+        with closing(self._ask(self._members, until)) as answers:
+            for member, reply in answers:
+                if reply is None or reply.role != "leader" or (best is not None and reply.term <= best[0]):
+                    continue
+                best = reply.term, member
+                if reply.term >= self._leader_term:
+                    break  # nobody can know better
+        # A leader of an older term is one that was cut off or stopped: followed only if there is no other to be found.
+        if best is not None and (self._leader is None or best[0] >= self._leader_term):
+            self._leader_term, self._leader = best
+            self._heard = time.monotonic()
+        self._asked = time.monotonic()
+
+    def _ask(self, members: Iterable[Member], until: float) -> Generator[tuple[Member, StatusReply | None], None, None]:
+        """Ask the members for their status, all at once: their answers as they arrive, None for a failure.
+
+        Those that have not answered when the caller has heard enough, or at `until`, are given up.
+        """
+        timeout = max(0.0, until - time.monotonic())
+        try:
+            calls: dict[Any, Member] = {m.stub.Status.future(StatusRequest(), timeout=timeout): m for m in members}
+        except ValueError:
+            return  # the channels have just been closed
+        answers: SimpleQueue[Any] = SimpleQueue()
+        try:
+            for call in calls:
+                call.add_done_callback(answers.put)
+            for _ in calls:
+                # gRPC sees to the time; this only makes sure.
+                call = answers.get(timeout=max(0.0, until - time.monotonic()) + 0.1)
+                yield calls[call], self._take_answer(calls[call], call)
+        except Empty:
+            return
+        finally:
+            for call in calls:
+                call.cancel()
+
+    def _take_answer(self, member: Member, call: Any) -> StatusReply | None:
+        code = call.code()
+        if code is not grpc.StatusCode.OK:
+            member.trouble = code.name
+            return None
+        reply: StatusReply = call.result()
+        if not self._is_ours(reply):
+            member.trouble = "belongs to another cluster"
+            return None
+        member.trouble = ""
+        self._learn(member, reply)
+        return reply
+
+    def _is_ours(self, reply: StatusReply) -> bool:
+        """Whether the answer comes from this client's cluster. Another one may listen at an address that ours has in
+        its list: a session means nothing there, and a write would be lost to us."""
+        named = {m.id: m.address for m in reply.members}
+        with self._learning:
+            if self._cluster_id and reply.cluster_id:
+                return reply.cluster_id == self._cluster_id
+            if self._list and named != self._list:
+                return False
+            self._list = named
+            self._cluster_id = self._cluster_id or reply.cluster_id
+            return True
+
+    def _learn(self, member: Member, reply: StatusReply) -> None:
+        """Remember who the member is, and the members that it names."""
+        with self._learning:
+            member.id = reply.id
+            for named in reply.members:
+                for known in self._members:
+                    if named.address == known.address:
+                        known.id = named.id
+            new = {m.id: m.address for m in reply.members}.keys() - {m.id for m in self._members}
+            if new and not self.closed.is_set():
+                self._members += tuple(Member(m.address, m.id) for m in reply.members if m.id in new)
+
+
+def _row(member_id: int, address: str, reply: StatusReply | None, trouble: str) -> NodeStatus:
+    if reply is None:
+        return NodeStatus(member_id, address, "unreachable", error=trouble or "DEADLINE_EXCEEDED")
+    return NodeStatus(
+        id=member_id,
+        address=address,
+        role=reply.role,
+        term=reply.term,
+        leader_id=reply.leader_id,
+        commit_index=reply.commit_index,
+        applied_index=reply.applied_index,
+        last_log_index=reply.last_log_index,
+        keys=reply.keys,
+        revision=reply.revision,
+        serving=reply.serving,
+        version=reply.version,
+    )

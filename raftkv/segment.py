@@ -1,0 +1,174 @@
+"""The format of the log's segment files: theory of operation.
+
+    segment  header | frame | frame | ...
+    header   magic 8s | version u32 | number u64 | incarnation 16s | first batch u64 |
+             previous index u64 | previous term u64 | crc u32
+    frame    magic 4s | header crc u32 | body crc u32 | body length u32 | entries u32 |
+             batch u64 | commit index u64 | first index u64 | body
+    body     (term u64 | log time u64 | payload length u32 | kind u8) for each entry | their payloads, one after another
+
+All integers little-endian, all checksums CRC32C.
+
+A frame is a batch: the entries that one call of `persist` made durable together. Batches are counted through the whole
+log, so that a missing one is noticed. The checksum of a frame's header covers the body's checksum, and also the
+incarnation of the directory, the segment's number and the frame's offset, none of which are in the frame: a frame
+that lies where it was not written (of a recycled segment, of another member's file, inside a client's value) is none.
+
+A batch is written only after the one before it is durable. So an unreadable frame can be the trace of a crash only at
+the very end: a valid header of any *later* batch behind it says that it had been durable, and is damaged now. The
+header alone says so, hence its own checksum; it also keeps the search short, whatever clients have stored.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import google_crc32c
+
+from raftkv.log_storage import RESTORE, StorageError
+from raftkv.raft.types import Entry, EntryKind, LogPosition
+
+FORMAT_VERSION: Final = 1
+"""Also of the kinds of entries: a new kind is a new version."""
+_SEGMENT_MAGIC: Final = b"RAFTLOG\n"
+_SEGMENT: Final = struct.Struct("<8sIQ16sQQQ")
+_CHECKSUM: Final = struct.Struct("<I")
+HEADER_BYTES: Final = _SEGMENT.size + _CHECKSUM.size
+
+_FRAME_MAGIC: Final = b"\xf5RKV"
+_FRAME_START: Final = struct.Struct("<4sI")
+_FRAME: Final = struct.Struct("<IIIQQQ")
+_FRAME_BYTES: Final = _FRAME_START.size + _FRAME.size
+_ENTRY: Final = struct.Struct("<QQIB")
+_PLACE: Final = struct.Struct("<Q16sQ")
+_KINDS: Final = {int(kind): kind for kind in EntryKind}
+
+
+def damaged(path: str, offset: int, what: str) -> StorageError:
+    """The error that says where a file is not what was written."""
+    return StorageError(f"{path}: damaged at byte {offset}: {what}; {RESTORE}")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    number: int
+    """Segments are counted from 1."""
+    incarnation: bytes
+    """Of the directory that the segment belongs to."""
+    first_batch: int
+    previous: LogPosition
+    """Of the last entry before this segment."""
+
+    def encode(self) -> bytes:
+        header = _SEGMENT.pack(
+            _SEGMENT_MAGIC,
+            FORMAT_VERSION,
+            self.number,
+            self.incarnation,
+            self.first_batch,
+            self.previous.index,
+            self.previous.term,
+        )
+        return header + _CHECKSUM.pack(google_crc32c.value(header))
+
+
+def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
+    """What a segment's file begins with. Raises StorageError, which names the file."""
+    header, checksum = data[: _SEGMENT.size], data[_SEGMENT.size : HEADER_BYTES]
+    if checksum != _CHECKSUM.pack(google_crc32c.value(header)):
+        raise damaged(path, 0, "this is not the header of a segment")
+    magic, version, number, incarnation, first_batch, index, term = _SEGMENT.unpack(header)
+    if (magic, version) != (_SEGMENT_MAGIC, FORMAT_VERSION):
+        raise StorageError(
+            f"{path}: written by another version (format {version}, known here is {FORMAT_VERSION}); run that version"
+        )
+    return SegmentHeader(number, incarnation, first_batch, LogPosition(term, index))
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    batch: int
+    commit_index: int
+    first_index: int
+    count: int
+    """Of entries; at least one."""
+    body_bytes: int
+    body_checksum: int
+
+    @property
+    def last_index(self) -> int:
+        return self.first_index + self.count - 1
+
+    @property
+    def frame_bytes(self) -> int:
+        return _FRAME_BYTES + self.body_bytes
+
+
+def _place_checksum(segment: SegmentHeader, offset: int) -> int:
+    checksum: int = google_crc32c.value(_PLACE.pack(segment.number, segment.incarnation, offset))
+    return checksum
+
+
+def encode_frame(
+    segment: SegmentHeader, offset: int, batch: int, commit_index: int, entries: Sequence[Entry]
+) -> tuple[FrameHeader, bytes]:
+    """The frame of a batch that is to lie at `offset` of that segment. `entries` are consecutive."""
+    table = [_ENTRY.pack(entry.term, entry.time_ms, len(entry.payload), entry.kind) for entry in entries]
+    body = b"".join([*table, *(entry.payload for entry in entries)])
+    header = FrameHeader(batch, commit_index, entries[0].index, len(entries), len(body), google_crc32c.value(body))
+    fields = _FRAME.pack(header.body_checksum, len(body), header.count, batch, commit_index, header.first_index)
+    checksum = google_crc32c.extend(_place_checksum(segment, offset), fields)
+    return header, b"".join([_FRAME_START.pack(_FRAME_MAGIC, checksum), fields, body])
+
+
+def decode_frame_header(data: bytes, segment: SegmentHeader, offset: int, at: int) -> FrameHeader | None:
+    """The header at `data[at:]`, which was read from `offset` of that segment; None if there is no valid one."""
+    start, fields = data[at : at + _FRAME_START.size], data[at + _FRAME_START.size : at + _FRAME_BYTES]
+    checksum = google_crc32c.extend(_place_checksum(segment, offset), fields)
+    if len(fields) < _FRAME.size or start != _FRAME_START.pack(_FRAME_MAGIC, checksum):
+        return None
+    body_checksum, body_bytes, count, batch, commit_index, first_index = _FRAME.unpack(fields)
+    return FrameHeader(batch, commit_index, first_index, count, body_bytes, body_checksum)
+
+
+def decode_frame(data: bytes, segment: SegmentHeader, offset: int, at: int) -> tuple[FrameHeader, bytes] | None:
+    """Header and body of the frame at `data[at:]`, which was read from `offset` of that segment; None if it is not
+    there, or not whole."""
+    header = decode_frame_header(data, segment, offset, at)
+    if header is None:
+        return None
+    body = data[at + _FRAME_BYTES : at + header.frame_bytes]
+    if len(body) != header.body_bytes or google_crc32c.value(body) != header.body_checksum:
+        return None
+    return header, body
+
+
+def find_later_batch(data: bytes, segment: SegmentHeader, after: int, batch: int) -> tuple[int, int] | None:
+    """Look for the header of a batch later than `batch` behind offset `after` of a whole segment's `data`.
+
+    Gives back the batch and its offset, or None.
+    """
+    offset = data.find(_FRAME_MAGIC, after + 1)
+    while offset != -1:
+        header = decode_frame_header(data, segment, offset, offset)
+        if header is not None and header.batch > batch:
+            return header.batch, offset
+        offset = data.find(_FRAME_MAGIC, offset + 1)
+    return None
+
+
+def terms_of(header: FrameHeader, body: bytes) -> Iterator[int]:
+    """The terms of a frame's entries."""
+    return (term for term, _, _, _ in _ENTRY.iter_unpack(body[: header.count * _ENTRY.size]))
+
+
+def decode_entries(header: FrameHeader, body: bytes) -> Iterator[Entry]:
+    """The entries of a frame."""
+    offset = header.count * _ENTRY.size
+    table = body[:offset]
+    for index, (term, time_ms, length, kind) in enumerate(_ENTRY.iter_unpack(table), header.first_index):
+        yield Entry(index, term, _KINDS[kind], body[offset : offset + length], time_ms)
+        offset += length

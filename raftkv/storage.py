@@ -1,0 +1,263 @@
+"""A member's data directory: theory of operation.
+
+    lock        held while a node runs, so that no two share a directory
+    identity    whose directory this is: replaced as a whole, at most once (metadata.py)
+    metadata    the hard state, term and vote: replaced as a whole (metadata.py)
+    log-<n>     the log in segments, appended to (segmented_log.py, segment.py)
+
+`Storage` puts these together in the order that makes a crash at any moment harmless.
+
+* The very first start makes the log, then the metadata, and the identity last: a directory without identity is one
+  whose first start did not end, and in which nothing was ever promised; it starts again. Anything else that is missing
+  had been there, and is refused.
+* A later start reads and checks everything before it changes anything, so that a refused directory stays as it was.
+  Then what was read is written anew and synced, before the constructor returns: it may have been in the page cache only
+. No message of this member leaves before.
+* `persist` writes the hard state before the entries: no entry is ever of a later term than the hard state.
+
+There is no repair: whatever can't be the trace of a crash raises StorageError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final
+
+from raftkv.disk import OS_DISK, TEMPORARY_SUFFIX, Disk, Lock, disk_errors, read_file, replace_file
+from raftkv.log_index import RecentEntries
+from raftkv.log_storage import RESTORE, Identity, LogStorage, StorageError, assert_allowed, cut
+from raftkv.metadata import Metadata, decode_identity, decode_metadata, encode_identity, encode_metadata
+from raftkv.raft.types import Entry, HardState
+from raftkv.segment import HEADER_BYTES
+from raftkv.segmented_log import SegmentedLog, segment_name
+
+__all__ = ["Identity", "LogStorage", "Storage", "StorageError"]
+
+SEGMENT_BYTES: Final = 64 * 2**20
+CACHE_BYTES: Final = 16 * 2**20
+READ_BYTES: Final = 2**20
+"""How much of the log is read at a time where all of it is wanted."""
+
+LOCK: Final = "lock"
+IDENTITY: Final = "identity"
+METADATA: Final = "metadata"
+_BEFORE_IDENTITY: Final = {LOCK, METADATA, IDENTITY, segment_name(1), "lost+found"}
+"""What a directory may hold before its first start has ended; also with TEMPORARY_SUFFIX."""
+
+
+class Storage:
+    """The durable state of one member, in files: see `LogStorage`. Every method raises StorageError."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        member_id: int,
+        members: Mapping[int, str],
+        disk: Disk = OS_DISK,
+        segment_bytes: int = SEGMENT_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        incarnation: bytes | None = None,
+    ) -> None:
+        """Open the directory of member `member_id`, or make it.
+
+        `segment_bytes` is the size at which a new segment is begun, `cache_bytes` that of the end of the log that is
+        kept in memory. A new directory's `incarnation` is random unless it is given. Raises StorageError if the
+        directory is in use, is another member's, or holds what can't be trusted; it is then unchanged.
+        """
+        self._directory = os.path.abspath(path)
+        self._disk = disk
+        self._segment_bytes = segment_bytes
+        self._recent = RecentEntries(cache_bytes)
+        self._unusable = ""
+        """Why no more calls are served; empty while they are."""
+        self.notes: list[str] = []
+        """What a person should read of the recovery."""
+        self.hard_state = HardState()
+        wanted = Identity(member_id, dict(members), incarnation or os.urandom(16))
+        with ExitStack() as opened:
+            opened.callback(self._take_lock().release)
+            self.identity = self._read_or_create_identity(wanted)
+            self._log = SegmentedLog(disk, self._directory, self.identity.incarnation)
+            opened.callback(self._log.close)
+            self._recover()
+            self._opened = opened.pop_all()
+
+    # Opening
+
+    def _take_lock(self) -> Lock:
+        with disk_errors(self._directory):
+            try:
+                names = self._disk.names(self._directory)
+            except FileNotFoundError:
+                names = []
+            if IDENTITY not in names:
+                self._refuse_strangers(names)
+                _make_directories(self._disk, self._directory)
+            try:
+                return self._disk.lock(self._path(LOCK))
+            except BlockingIOError:
+                mend = "stop that one first, or give this node a directory of its own"
+                raise StorageError(f"{self._directory}: in use by another process; {mend}") from None
+
+    def _refuse_strangers(self, names: Sequence[str]) -> None:
+        """Keep away from a directory that is not a member's, or not the whole of one."""
+        for name in names:
+            if name.removesuffix(TEMPORARY_SUFFIX) not in _BEFORE_IDENTITY:
+                mend = f"name an empty directory, or {RESTORE}"
+                raise StorageError(f"{self._directory}: holds {name!r}, but no identity of a node; {mend}")
+
+    def _read_or_create_identity(self, wanted: Identity) -> Identity:
+        with disk_errors(self._directory):
+            names = self._disk.names(self._directory)
+        if IDENTITY not in names:
+            self._create(wanted, names)
+        identity = decode_identity(read_file(self._disk, self._path(IDENTITY)), self._path(IDENTITY))
+        if identity.member_id != wanted.member_id:
+            what = f"belongs to node {identity.member_id}, not to node {wanted.member_id}"
+        elif identity.members != wanted.members:
+            what = f"belongs to a cluster with other addresses ({_show_members(identity.members)})"
+        else:
+            return identity
+        raise StorageError(f"{self._directory}: {what}; give this node a directory of its own, or start that one")
+
+    def _create(self, identity: Identity, names: Sequence[str]) -> None:
+        """Make what a member begins with, in a directory that may hold a part of it already."""
+        self._refuse_used(names)
+        log = SegmentedLog(self._disk, self._directory, identity.incarnation)
+        log.start_segment()
+        log.close()
+        self._replace(METADATA, encode_metadata(Metadata(HardState(), segments=1)))
+        self._replace(IDENTITY, encode_identity(identity))
+
+    def _refuse_used(self, names: Sequence[str]) -> None:
+        """Keep away from a directory that has lost its identity: in one whose first start was cut short, nothing has
+        been promised yet."""
+        used = None
+        if METADATA in names:
+            metadata = decode_metadata(read_file(self._disk, self._path(METADATA)), self._path(METADATA))
+            if metadata != Metadata(HardState(), segments=1):
+                used = METADATA
+        if segment_name(1) in names and len(read_file(self._disk, self._path(segment_name(1)))) > HEADER_BYTES:
+            used = segment_name(1)
+        if used:
+            raise StorageError(f"{self._path(IDENTITY)}: missing, though {used} has been used; {RESTORE}")
+
+    def _recover(self) -> None:
+        metadata = decode_metadata(read_file(self._disk, self._path(METADATA)), self._path(METADATA))
+        self._log.recover(metadata.segments)
+        term, last_term = metadata.hard_state.term, self._log.index.last_term
+        if last_term > term:
+            what = f"says term {term}, though the log has entries of term {last_term}"
+            raise StorageError(f"{self._path(METADATA)}: {what}; {RESTORE}")
+        # Nothing has been changed up to here. The small files first: they tell if the directory can be written to.
+        self._replace(IDENTITY, encode_identity(self.identity))
+        self._write_metadata(metadata.hard_state)
+        if self._log.torn_tail:
+            self.notes.append(f"cut off: {self._log.torn_tail}")
+        self._remove_leftovers()
+        self._log.mend()
+
+    def _remove_leftovers(self) -> None:
+        with disk_errors(self._directory):
+            for name in self._disk.names(self._directory):
+                if name.endswith(TEMPORARY_SUFFIX):
+                    self._disk.remove(self._path(name))
+
+    # LogStorage
+
+    def first_index(self) -> int:
+        return 1
+
+    def last_index(self) -> int:
+        return self._log.index.last_index
+
+    def term(self, index: int) -> int:
+        return self._log.index.term(index)
+
+    @property
+    def commit_index(self) -> int:
+        return self._log.commit_index
+
+    def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
+        self._refuse_if_unusable()
+        assert 1 <= first <= last <= self.last_index(), f"entries {first}..{last} of a log of {self.last_index()}"
+        found = self._recent.read(first, last)
+        if found is None:
+            found = self._log.read(first, last, min(max_bytes, READ_BYTES))
+        return cut(found, max_bytes)
+
+    def replay(self) -> Iterator[Entry]:
+        self._refuse_if_unusable()
+        return self._log.read(1, self.commit_index, READ_BYTES)
+
+    def persist(self, hard_state: HardState | None, entries: Sequence[Entry], commit_index: int) -> None:
+        assert_allowed(self, hard_state, entries, commit_index)
+        with self._writing():
+            if hard_state is not None:
+                self._write_metadata(hard_state)
+            if entries:
+                self._append(entries, min(commit_index, entries[-1].index))
+
+    def remember_cluster(self, cluster_id: bytes) -> None:
+        if self.identity.cluster_id == cluster_id:
+            return
+        assert not self.identity.cluster_id, "a directory never changes its cluster"
+        with self._writing():
+            identity = dataclasses.replace(self.identity, cluster_id=cluster_id)
+            self._replace(IDENTITY, encode_identity(identity))
+            self.identity = identity
+
+    def close(self) -> None:
+        """Close the files and give up the lock. Whatever is called afterwards raises StorageError."""
+        self._unusable = self._unusable or "closed"
+        self._opened.close()
+
+    # Writing
+
+    def _append(self, entries: Sequence[Entry], commit_index: int) -> None:
+        if self._log.is_full(self._segment_bytes):
+            self._log.start_segment()
+            self._write_metadata(self.hard_state)
+        self._log.append(entries, commit_index)
+        self._recent.append(entries)
+
+    def _write_metadata(self, hard_state: HardState) -> None:
+        self._replace(METADATA, encode_metadata(Metadata(hard_state, self._log.segments)))
+        self.hard_state = hard_state
+
+    def _replace(self, name: str, data: bytes) -> None:
+        replace_file(self._disk, self._path(name), data).close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A change that either succeeds or leaves this object unusable, whatever the reason."""
+        self._refuse_if_unusable()
+        self._unusable = "an earlier write failed"
+        yield
+        self._unusable = ""
+
+    def _refuse_if_unusable(self) -> None:
+        if self._unusable:
+            raise StorageError(f"{self._directory}: {self._unusable}; start the node again")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+
+def _make_directories(disk: Disk, path: str) -> None:
+    """Make `path` and what is missing above it, durably; also what an earlier start made and did not live to sync."""
+    parent = os.path.dirname(path)
+    if parent != path:
+        _make_directories(disk, parent)
+        with suppress(FileExistsError):
+            disk.make_directory(path)
+        with suppress(PermissionError):  # what we may not read, we have not made
+            disk.sync_directory(parent)
+
+
+def _show_members(members: Mapping[int, str]) -> str:
+    return " ".join(f"{member}={address}" for member, address in sorted(members.items()))

@@ -1,0 +1,422 @@
+"""Messages between members on the wire: theory of operation.
+
+Three things, from the inside out:
+
+* **conversions**, pure functions between the algorithm's messages and protobuf. What a peer sends is checked here, so
+  that nothing malformed ever reaches the algorithm (`Malformed` goes back to the peer as INVALID_ARGUMENT);
+* **membership**, who this member is and whom it talks to. Each request carries an identity, and a request of another
+  cluster, or for another member, is refused: two clusters that meet by mistake corrupt nothing. A field that is absent
+  is not checked, so that a peer which knows only the contract's first fields can take part;
+* **one `PeerSender` a peer**, which owns the channel, the back-off and the requests in flight. It never waits and never
+  repeats: a request that can't go out now is dropped, and the algorithm sends again what still matters. It has no
+  thread of its own; gRPC's delivers the answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Final
+
+import grpc
+
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, Request, RequestVote, RequestVoteReply
+from raftkv.raft.types import Entry, EntryKind, LogPosition
+from raftkv.wire import raft_pb2 as wire
+
+NO_OP_TEXT: Final = "NO-OP"
+"""What the wire's LogEntry calls the first entry of a term (the contract's word)."""
+
+WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest
+WireReply = wire.AppendEntriesReply | wire.RequestVoteReply
+
+APPEND_ENTRIES: Final = "/RaftNode/AppendEntries"
+REQUEST_VOTE: Final = "/RaftNode/RequestVote"
+
+
+class Malformed(ValueError):
+    """A message that no correct member sends."""
+
+
+class Stranger(Exception):
+    """A request of another cluster, or for another member. The text says so to both sides."""
+
+
+# ---- entries ---------------------------------------------------------------------------------------------------------
+
+
+def entry_to_wire(entry: Entry) -> wire.LogEntry:
+    """An entry without its index, which follows from the request's prev_log_index."""
+    if entry.kind is EntryKind.TEXT:
+        return wire.LogEntry(term=entry.term, operation=entry.payload.decode(), time_ms=entry.time_ms)
+    operation = NO_OP_TEXT if entry.kind is EntryKind.NO_OP else ""
+    return wire.LogEntry(term=entry.term, operation=operation, payload=entry.payload, time_ms=entry.time_ms)
+
+
+def entry_from_wire(entry: wire.LogEntry, index: int) -> Entry:
+    if not entry.operation:
+        return Entry(index, entry.term, EntryKind.BATCH, entry.payload, entry.time_ms)
+    if entry.operation == NO_OP_TEXT:
+        return Entry(index, entry.term, EntryKind.NO_OP, entry.payload, entry.time_ms)
+    return Entry(index, entry.term, EntryKind.TEXT, entry.operation.encode(), entry.time_ms)
+
+
+_MAX_COUNT: Final = 1 << 62
+MAX_LEASE_MS: Final = 3_600_000
+
+# ---- requests --------------------------------------------------------------------------------------------------------
+
+
+def request_to_wire(request: Request, identity: wire.Identity) -> WireRequest:
+    if isinstance(request, AppendEntries):
+        return wire.AppendEntriesRequest(
+            term=request.term,
+            leader_id=request.sender,
+            prev_log_index=request.prev.index,
+            prev_log_term=request.prev.term,
+            entries=[entry_to_wire(entry) for entry in request.entries],
+            leader_commit=request.leader_commit,
+            lease_duration=request.lease_duration_ms,
+            round=request.round,
+            identity=identity,
+        )
+    return wire.RequestVoteRequest(
+        term=request.term,
+        candidate_id=request.sender,
+        last_log_index=request.last.index,
+        last_log_term=request.last.term,
+        pre_vote=request.pre_vote,
+        identity=identity,
+    )
+
+
+def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: int) -> AppendEntries:
+    """The leader's request as the algorithm knows it, with `call` for the reply to find its way. Raises Malformed."""
+    first = request.prev_log_index + 1
+    message = AppendEntries(
+        sender=request.leader_id,
+        recipient=me,
+        term=request.term,
+        prev=_position(request.prev_log_term, request.prev_log_index),
+        entries=tuple(entry_from_wire(entry, first + i) for i, entry in enumerate(request.entries)),
+        leader_commit=request.leader_commit,
+        lease_duration_ms=request.lease_duration,
+        round=request.round,
+        call=call,
+    )
+    terms = [message.prev.term, *(entry.term for entry in message.entries), message.term]
+    _require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
+    if message.lease_duration_ms > MAX_LEASE_MS:
+        raise Malformed(f"a lease of {message.lease_duration_ms} ms is longer than any leader may ask for")
+    if message.term == 0 or (message.entries and message.entries[0].term == 0):
+        raise Malformed("terms are counted from 1")
+    if any(later < earlier for earlier, later in pairwise(terms)):
+        raise Malformed(f"the terms of a log never go back, nor beyond the leader's: {terms}")
+    return message
+
+
+def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int) -> RequestVote:
+    """As `append_entries_from_wire`, for a candidate's request."""
+    last = _position(request.last_log_term, request.last_log_index)
+    _require_possible(request.term, request.last_log_index)
+    if request.term == 0:
+        raise Malformed("terms are counted from 1")
+    if last.term > request.term:
+        raise Malformed(f"a log that ends in term {last.term} can't belong to a candidate of term {request.term}")
+    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call)
+
+
+def _require_possible(*numbers: int) -> None:
+    """Refuse numbers that no cluster reaches by counting: they would leave no room to count on from."""
+    if max(numbers) > _MAX_COUNT:
+        raise Malformed(f"{max(numbers)} is not a term, an index or a round that a cluster can have reached")
+
+
+def _position(term: int, index: int) -> LogPosition:
+    if (term == 0) != (index == 0):
+        raise Malformed(f"there is no log position with term {term} and index {index}")
+    return LogPosition(term, index)
+
+
+# ---- replies ---------------------------------------------------------------------------------------------------------
+
+
+def reply_to_wire(reply: Reply) -> WireReply:
+    if isinstance(reply, AppendEntriesReply):
+        return wire.AppendEntriesReply(
+            term=reply.term,
+            success=reply.success,
+            conflicting_term=reply.conflicting_term,
+            conflicting_index=reply.conflicting_index,
+            match_index=reply.match_index,
+            rejected_index=reply.rejected_index,
+            round=reply.round,
+        )
+    return wire.RequestVoteReply(
+        term=reply.term,
+        vote_granted=reply.granted,
+        remaining_lease=reply.remaining_lease_ms,
+        pre_vote=reply.pre_vote,
+    )
+
+
+def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
+    """The answer that `sender` gave to a request of `me`. Raises Malformed."""
+    _require_possible(reply.term)
+    if isinstance(reply, wire.AppendEntriesReply):
+        return AppendEntriesReply(
+            sender=sender,
+            recipient=me,
+            term=reply.term,
+            success=reply.success,
+            round=reply.round,
+            match_index=reply.match_index,
+            rejected_index=reply.rejected_index,
+            conflicting_term=reply.conflicting_term,
+            conflicting_index=reply.conflicting_index,
+        )
+    return RequestVoteReply(sender, me, reply.term, reply.vote_granted, reply.pre_vote, reply.remaining_lease)
+
+
+# ---- membership ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who this member is, and who belongs to its cluster. Replaced as a whole when the cluster's id becomes known."""
+
+    me: int
+    addresses: Mapping[int, str]
+    """Of all members, this one included."""
+    cluster_id: bytes = b""
+    """Empty until known."""
+    incarnation: bytes = b""
+    """Of this member's data directory."""
+    digest: bytes = field(init=False)
+    """Of the addresses: tells two clusters apart that have no id yet."""
+
+    def __post_init__(self) -> None:
+        text = "\n".join(f"{member}={address}" for member, address in sorted(self.addresses.items()))
+        object.__setattr__(self, "digest", blake2b(text.encode(), digest_size=16).digest())
+
+    def identity_for(self, recipient: int) -> wire.Identity:
+        """The header of a request from this member."""
+        return wire.Identity(
+            cluster_id=self.cluster_id,
+            sender=self.me,
+            recipient=recipient,
+            members_digest=self.digest,
+            incarnation=self.incarnation,
+        )
+
+    def admit(self, request: WireRequest) -> None:
+        """Check who sends, and to whom. Raises Stranger, with a text for the people on both sides, or Malformed."""
+        claimed = request.leader_id if isinstance(request, wire.AppendEntriesRequest) else request.candidate_id
+        header = request.identity if request.HasField("identity") else wire.Identity()
+        if header.sender and header.sender != claimed:
+            raise Malformed(f"a request of node {claimed} can't come from node {header.sender}")
+        here = f"node {self.me} at {self.addresses[self.me]}"
+        if claimed == self.me or claimed not in self.addresses:
+            raise Stranger(f"{here} has no peer with id {claimed} in its list of members")
+        if header.recipient and header.recipient != self.me:
+            raise Stranger(f"this is {here}, not node {header.recipient}: check the order of the addresses")
+        if header.cluster_id and self.cluster_id:
+            if header.cluster_id != self.cluster_id:
+                theirs, ours = header.cluster_id.hex()[:8], self.cluster_id.hex()[:8]
+                raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
+        elif header.members_digest and header.members_digest != self.digest:
+            raise Stranger(f"{here} was started with another list of members: {self._list_of_members()}")
+
+    def _list_of_members(self) -> str:
+        return ", ".join(f"{member}={address}" for member, address in sorted(self.addresses.items()))
+
+
+# ---- one sender a peer -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendingLimits:
+    """How a peer is called. Times in seconds."""
+
+    timeout: float
+    """After which a request counts as lost; one with entries gets as much more as a slow network needs for them."""
+    max_backoff: float
+    """The longest time without a new attempt after a failure."""
+    max_appends: int
+    """Requests with entries in flight. More than the leader's own window, which a reply that overtakes another moves on
+    before the earlier request is done here."""
+    max_message_bytes: int
+    """Of a reply; requests are not limited here, but where entries are put together."""
+
+
+_FIRST_BACKOFF: Final = 0.05
+"""Seconds; doubles with each failure in a row."""
+
+SLOWEST_LINK: Final = 1 << 20
+"""Bytes a second. If a large batch were given up just before it has arrived, each time, nothing would ever go on."""
+
+_MAX_SMALL: Final = 8
+"""Requests without entries in flight: heartbeats and requests for votes, which never wait for bulk."""
+
+
+class PeerSender:
+    """Sends requests to one peer and delivers what comes of them."""
+
+    def __init__(
+        self,
+        peer: int,
+        membership: Membership,
+        limits: SendingLimits,
+        clock: Callable[[], float],
+        replied: Callable[[Reply], None],
+        failed: Callable[[int], None],
+        note: Callable[[str], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """The functions are called by gRPC's threads, or by the sending one if a request fails at once. `failed` gets
+        the peer's id: once for all requests that one interruption has cost, and for each with entries that was dropped.
+        `note` gets a line for people when the peer becomes unreachable, and when it is there again; `fail` an exception
+        that stops the node."""
+        self._peer = peer
+        self._me = membership.me
+        self._address = membership.addresses[peer]
+        self._name = f"node {peer} at {self._address}"
+        self._identity = membership.identity_for(peer)
+        self._limits = limits
+        self._clock = clock
+        self._replied = replied
+        self._failed = failed
+        self._note = note
+        self._fail = fail
+        self._channel: grpc.Channel | None = None
+        self._calls: dict[type[Request], grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]] = {}
+        self._lock = threading.Lock()  # guards the rest
+        self._in_flight = {True: 0, False: 0}
+        """Requests with entries, and the others."""
+        self._interruptions = 0
+        """Counts them. A request that fails and was sent before the latest one tells nothing new."""
+        self._backoff = 0.0
+        self._silent_until = 0.0
+        self._trouble = ""
+        """What was last noted; empty while all is well."""
+        self._closed = False
+
+    def introduce(self, membership: Membership) -> None:
+        """Use this identity from now on."""
+        self._identity = membership.identity_for(self._peer)
+
+    def send(self, request: Request) -> None:
+        """Send now or not at all. By whoever holds the turn; never waits."""
+        is_bulk = isinstance(request, AppendEntries) and bool(request.entries)
+        with self._lock:
+            limit = self._limits.max_appends if is_bulk else _MAX_SMALL
+            is_sent = self._clock() >= self._silent_until and self._in_flight[is_bulk] < limit
+            if is_sent:
+                self._in_flight[is_bulk] += 1
+            interruption = self._interruptions
+        if is_sent:
+            message = request_to_wire(request, self._identity)
+            call = self._stub(type(request)).future(message, timeout=self._patience(request))
+            call.add_done_callback(lambda done: self._finished(done, is_bulk, interruption))
+        elif is_bulk:
+            self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
+
+    def close(self) -> None:
+        """Give up all requests in flight, for good. After the last `send`."""
+        with self._lock:
+            self._closed = True
+        if self._channel is not None:
+            self._channel.close()
+
+    def _patience(self, request: Request) -> float:
+        size = sum(len(entry.payload) for entry in request.entries) if isinstance(request, AppendEntries) else 0
+        return self._limits.timeout + size / SLOWEST_LINK
+
+    def _stub(self, kind: type[Request]) -> grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]:
+        if self._channel is None:
+            self._channel = channel = grpc.insecure_channel(self._address, options=self._channel_options())
+            self._calls[AppendEntries] = channel.unary_unary(
+                APPEND_ENTRIES, wire.AppendEntriesRequest.SerializeToString, wire.AppendEntriesReply.FromString
+            )
+            self._calls[RequestVote] = channel.unary_unary(
+                REQUEST_VOTE, wire.RequestVoteRequest.SerializeToString, wire.RequestVoteReply.FromString
+            )
+        return self._calls[kind]
+
+    def _channel_options(self) -> list[tuple[str, int]]:
+        longest_ms = max(1, int(self._limits.max_backoff * 1000))
+        patience_ms = max(1, int(self._limits.timeout * 1000))
+        return [
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.service_config_disable_resolution", 1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", self._limits.max_message_bytes),
+            # gRPC's default waits for up to two minutes before it connects anew (hazard 58).
+            ("grpc.initial_reconnect_backoff_ms", min(100, longest_ms)),
+            ("grpc.min_reconnect_backoff_ms", longest_ms),  # in fact: how long an attempt may take
+            ("grpc.max_reconnect_backoff_ms", longest_ms),
+            # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
+            ("grpc.keepalive_time_ms", patience_ms),
+            ("grpc.keepalive_timeout_ms", 2 * patience_ms),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+
+    # ---- what comes of a request -------------------------------------------------------------------------------------
+
+    def _finished(self, call: grpc.Future[WireReply], is_bulk: bool, interruption: int) -> None:
+        """In one of gRPC's threads, which would only log an exception: so it is handed to the node (hazard 51)."""
+        try:
+            error = call.exception()
+            with self._lock:
+                self._in_flight[is_bulk] -= 1
+            if error is None:
+                self._succeeded()
+                self._replied(reply_from_wire(call.result(), self._peer, self._me))
+            elif self._interrupted(error, interruption):
+                self._failed(self._peer)
+        except Malformed as error:
+            self._note(f"{self._name} gives an impossible answer: {error}")
+        except BaseException as bug:
+            self._fail(bug)
+
+    def _succeeded(self) -> None:
+        with self._lock:
+            self._backoff = self._silent_until = 0.0
+            was_in_trouble, self._trouble = self._trouble, ""
+        if was_in_trouble:
+            self._note(f"{self._name} is there again")
+
+    def _interrupted(self, error: Exception, interruption: int) -> bool:
+        """Take note of a failed request. Whether that is news, and not one more that the same interruption has cost."""
+        trouble = _describe(error)
+        with self._lock:
+            if self._closed or interruption != self._interruptions:
+                return False
+            self._interruptions += 1
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), self._limits.max_backoff)
+            self._silent_until = self._clock() + self._backoff
+            is_new_trouble, self._trouble = trouble != self._trouble, trouble
+        if is_new_trouble:
+            self._note(f"{self._name} {trouble}")
+        return True
+
+
+_REFUSALS: Final = (
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""A peer's own answers: it will say the same again."""
+
+
+def _describe(error: Exception) -> str:
+    """What is wrong with a peer, in words that stay the same as long as the trouble does."""
+    if isinstance(error, grpc.Call) and error.code() in _REFUSALS:
+        return f"refuses this node: {error.details()}"
+    return "can't be reached"

@@ -1,0 +1,178 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Identity(_message.Message):
+    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: bytes
+    sender: int
+    recipient: int
+    members_digest: bytes
+    incarnation: bytes
+    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+
+class LogEntry(_message.Message):
+    __slots__ = ("term", "operation", "payload", "time_ms")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    operation: str
+    payload: bytes
+    time_ms: int
+    def __init__(self, term: _Optional[int] = ..., operation: _Optional[str] = ..., payload: _Optional[bytes] = ..., time_ms: _Optional[int] = ...) -> None: ...
+
+class AppendEntriesRequest(_message.Message):
+    __slots__ = ("term", "leader_id", "prev_log_index", "prev_log_term", "entries", "leader_commit", "lease_duration", "round", "identity")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    PREV_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PREV_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    LEADER_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    leader_id: int
+    prev_log_index: int
+    prev_log_term: int
+    entries: _containers.RepeatedCompositeFieldContainer[LogEntry]
+    leader_commit: int
+    lease_duration: int
+    round: int
+    identity: Identity
+    def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., prev_log_index: _Optional[int] = ..., prev_log_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., leader_commit: _Optional[int] = ..., lease_duration: _Optional[int] = ..., round: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+
+class AppendEntriesReply(_message.Message):
+    __slots__ = ("term", "success", "conflicting_term", "conflicting_index", "match_index", "rejected_index", "round")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTING_TERM_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTING_INDEX_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    success: bool
+    conflicting_term: int
+    conflicting_index: int
+    match_index: int
+    rejected_index: int
+    round: int
+    def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+
+class RequestVoteRequest(_message.Message):
+    __slots__ = ("term", "candidate_id", "last_log_index", "last_log_term", "pre_vote", "identity")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
+    PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    candidate_id: int
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool
+    identity: Identity
+    def __init__(self, term: _Optional[int] = ..., candidate_id: _Optional[int] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., pre_vote: bool = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+
+class RequestVoteReply(_message.Message):
+    __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    VOTE_GRANTED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_LEASE_FIELD_NUMBER: _ClassVar[int]
+    PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    vote_granted: bool
+    remaining_lease: int
+    pre_vote: bool
+    def __init__(self, term: _Optional[int] = ..., vote_granted: bool = ..., remaining_lease: _Optional[int] = ..., pre_vote: bool = ...) -> None: ...
+
+class ServeClientRequest(_message.Message):
+    __slots__ = ("request", "batch", "get", "keys")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    GET_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    request: str
+    batch: bytes
+    get: bytes
+    keys: bytes
+    def __init__(self, request: _Optional[str] = ..., batch: _Optional[bytes] = ..., get: _Optional[bytes] = ..., keys: _Optional[bytes] = ...) -> None: ...
+
+class OperationResult(_message.Message):
+    __slots__ = ("status", "value")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    value: int
+    def __init__(self, status: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+
+class ServeClientReply(_message.Message):
+    __slots__ = ("data", "leader_id", "success", "leader_address", "results", "values")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    data: str
+    leader_id: int
+    success: bool
+    leader_address: str
+    results: _containers.RepeatedCompositeFieldContainer[OperationResult]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, data: _Optional[str] = ..., leader_id: _Optional[int] = ..., success: bool = ..., leader_address: _Optional[str] = ..., results: _Optional[_Iterable[_Union[OperationResult, _Mapping]]] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("id", "address")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    address: str
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    role: str
+    term: int
+    leader_id: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    cluster_id: bytes
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    version: str
+    keys: int
+    revision: int
+    serving: bool
+    def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ...) -> None: ...

@@ -1,0 +1,14 @@
+"""Shows the data directory of a node that is down: `python storage.py DIR`. The storage itself is raftkv/storage.py."""
+
+from __future__ import annotations
+
+import sys
+
+import raftkv.missing  # noqa: F401  says in one line that a package is missing
+from raftkv.dump import main
+from raftkv.storage import Storage
+
+__all__ = ["Storage"]
+
+if __name__ == "__main__":
+    sys.exit(main())

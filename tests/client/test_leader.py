@@ -1,0 +1,253 @@
+"""Finding the leader, and following it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from raftkv.client import Client, NotApplied
+from tests.client.fake_cluster import FakeCluster, hang_undone, lose_request, refuse, then, wait_for
+from tests.support.processes import free_addresses, wait_until
+
+QUICK = 3.0
+"""Seconds: ample on a busy machine, and much less than the time-out of ten that a client which is stuck would take."""
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("leader", [1, 2, 3])
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_the_address_of_any_one_member_will_do(cluster: FakeCluster, leader: int, known: int) -> None:
+    cluster.elect(leader)
+    with Client([cluster.addresses[known - 1]]) as client:
+        client.set("key", "value")
+        assert client.get("key") == b"value"
+    assert all(arrived.member == leader for arrived in cluster.arrived)
+
+
+def test_an_address_may_have_its_id_in_front_as_a_node_takes_it(cluster: FakeCluster) -> None:
+    with Client([f"3={cluster.addresses[2]}"]) as client:
+        client.set("key", "value")
+
+
+def test_addresses_where_nobody_listens_do_not_matter(cluster: FakeCluster) -> None:
+    with Client([free_addresses(1)[0], cluster.addresses[1], free_addresses(1)[0]]) as client:
+        assert seconds(lambda: client.set("key", "value")) < QUICK
+
+
+def test_a_member_that_hangs_does_not_hold_up_the_search(cluster: FakeCluster) -> None:
+    cluster.members[2].pause()
+    with Client(cluster.addresses) as client:
+        assert seconds(lambda: client.set("key", "value")) < QUICK
+
+
+@pytest.mark.parametrize("hint", [True, False])
+def test_the_client_follows_a_leader_that_has_stepped_down(cluster: FakeCluster, client: Client, hint: bool) -> None:
+    cluster.hint = hint
+    client.set("key", "1")
+    cluster.elect(2)
+    assert seconds(lambda: client.set("key", "2")) < QUICK
+    assert client.get("key") == b"2"
+
+
+def test_the_client_waits_for_an_election(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    cluster.elect(0)
+    asked = cluster.members[3].status_calls
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    wait_until(lambda: cluster.members[3].status_calls > asked + 3, "the client asks again and again")
+    cluster.elect(3)
+    assert seconds(writer.join) < QUICK
+    assert client.get("key") == b"2"
+
+
+def test_the_client_follows_when_the_leader_is_killed(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    cluster.members[1].kill()
+    cluster.elect(2)
+    assert seconds(lambda: client.set("key", "2")) < QUICK
+    assert cluster.machine.get(b"key") == b"2"
+
+
+def test_the_client_comes_back_to_a_cluster_that_was_down(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    for member in cluster.members.values():
+        member.kill()
+    assert {row.role for row in client.status()} == {"unreachable"}
+    reader = threading.Thread(target=client.get, args=("key",))
+    reader.start()
+    for member in cluster.members.values():
+        member.start()
+    assert seconds(reader.join) < QUICK
+
+
+def test_a_leader_that_hangs_is_left_when_another_is_elected(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    cluster.members[1].pause()
+    arrived = len(cluster.arrived)
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    wait_until(lambda: cluster.members[2].status_calls > 1, "the client asks the others")
+    cluster.elect(2)
+    assert seconds(writer.join) < QUICK
+    assert [a.member for a in cluster.arrived[arrived:]] == [2]
+
+
+def test_a_leader_that_is_slow_is_not_left(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    slow = threading.Event()
+    cluster.next_calls(wait_for(slow))
+    calls = cluster.leader.calls
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    asked = cluster.members[2].status_calls
+    wait_until(lambda: cluster.members[2].status_calls >= asked + 2, "the client has asked around twice")
+    slow.set()
+    writer.join()
+    assert cluster.leader.calls == calls + 1
+
+
+def test_a_leader_of_an_old_term_does_not_win_against_the_present_one(cluster: FakeCluster, client: Client) -> None:
+    """A leader that was stopped comes back and still thinks that it leads."""
+    cluster.elect(2)
+    client.set("key", "1")
+    cluster.deluded = 1
+    for _ in range(5):
+        cluster.next_calls(lose_request)
+        client.set("key", "2")
+    assert cluster.members[1].calls == 0
+
+
+def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    with Client(cluster.addresses, timeout=10) as client:
+        threads = [threading.Thread(target=client.get, args=("key",)) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: cluster.members[1].status_calls >= 6, "the client looks for the leader")
+        cluster.elect(2)
+        for thread in threads:
+            thread.join()
+    assert cluster.members[1].status_calls < 25
+
+
+def test_a_client_at_work_asks_nobody_who_leads(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "value")
+    asked = cluster.members[2].status_calls
+    for _ in range(20):
+        client.get("key")
+    assert cluster.members[2].status_calls == asked
+
+
+# ---- nobody leads ----------------------------------------------------------------------------------------------------
+
+
+def test_without_a_server_the_failure_is_definite_and_in_time() -> None:
+    address = free_addresses(1)[0]
+    with Client([address], timeout=0.5) as client:
+        start = time.monotonic()
+        with pytest.raises(NotApplied, match=f"no member answers at {address}.*the write was not applied") as caught:
+            client.set("key", "value")
+        with pytest.raises(NotApplied, match="nothing was read"):
+            client.get("key")
+        assert time.monotonic() - start < 2.5
+    assert caught.value.code == "UNAVAILABLE"
+
+
+def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    cluster.members[3].kill()
+    with Client(cluster.addresses, timeout=0.5) as client:
+        start = time.monotonic()
+        with pytest.raises(NotApplied, match="2 of 3 members answer, and none leads") as caught:
+            client.set("key", "value")
+        assert 0.3 < time.monotonic() - start < 1.5
+    assert caught.value.code == "UNAVAILABLE"
+
+
+def test_when_all_hang_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:
+    for member in cluster.members.values():
+        member.pause()
+    with Client(cluster.addresses, timeout=0.5) as client:
+        start = time.monotonic()
+        with pytest.raises(NotApplied, match="no member answers"):
+            client.set("key", "value")
+        assert 0.3 < time.monotonic() - start < 1.5
+
+
+def test_a_search_does_not_spin(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    with Client(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied):
+        client.get("key")
+    assert cluster.members[1].status_calls < 25
+
+
+def test_a_leader_that_refuses_is_not_asked_in_a_hot_loop(cluster: FakeCluster) -> None:
+    cluster.next_calls(*[refuse(grpc.StatusCode.UNAVAILABLE)] * 1000)
+    with Client(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied):
+        client.get("key")
+    assert cluster.leader.calls < 25
+
+
+def test_closing_ends_the_calls_of_other_threads(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    client = Client(cluster.addresses)
+    failed: list[NotApplied] = []
+
+    def read() -> None:
+        with pytest.raises(NotApplied) as caught:
+            client.get("key")
+        failed.append(caught.value)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    wait_until(lambda: cluster.members[1].status_calls, "the client looks for the leader")
+    client.close()
+    for reader in readers:
+        assert seconds(reader.join) < QUICK
+    assert {error.code for error in failed} == {"CANCELLED"}
+
+
+def test_closing_while_the_leader_hangs_is_quick(cluster: FakeCluster) -> None:
+    client = Client(cluster.addresses)
+    client.set("key", "value")
+    cluster.leader.pause()
+    assert seconds(client.close) < QUICK
+
+
+def test_closing_does_not_wait_for_a_channel_that_can_not_be_closed(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC waits for ever for a call whose start was cut short by KeyboardInterrupt."""
+    client = Client(cluster.addresses)
+    client.get("key")
+    stuck = threading.Event()
+    channel = client._router._members[1].channel
+    monkeypatch.setattr(channel, "close", stuck.wait)
+    assert seconds(client.close) < QUICK
+    stuck.set()
+
+
+def test_a_read_that_hangs_moves_to_the_new_leader(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "value")
+    cluster.next_calls(then(lambda: cluster.elect(3), hang_undone))
+    assert client.get("key") == b"value"
+
+
+def test_addresses_of_a_proxy_in_the_environment_are_ignored(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://{free_addresses(1)[0]}")
+    with Client(cluster.addresses) as client:
+        client.set("key", "value")

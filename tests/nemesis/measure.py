@@ -1,0 +1,145 @@
+"""How long a failover takes, and whether load alone causes elections: measurements of real processes on this machine.
+
+    python -m tests.nemesis.measure failover [--kills 20]      kill -9 of the leader, time to the next acknowledged
+    write python -m tests.nemesis.measure load [--minutes 10]        as many writes as go through, and nothing else
+
+Default configuration, 5 nodes. Each prints its figures, and exits 0 only if they are as good as promised: a median of
+less than a second and never more than three; no election.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from raftkv import Client, Error
+from tests.support.processes import ROOT, Cluster
+
+MEDIAN_SECONDS: Final = 1.0
+LONGEST_SECONDS: Final = 3.0
+
+_LOAD_THREADS: Final = 16
+"""In each process that makes load."""
+_LOAD_PROCESSES: Final = 2
+_LOAD_VALUE: Final = b"x" * 100
+
+
+# ---- failover --------------------------------------------------------------------------------------------------------
+
+
+def measure_failovers(cluster: Cluster, kills: int) -> list[float]:
+    """Kill the leader that often; seconds from each kill to the next acknowledged write."""
+    measured = []
+    with cluster.client(timeout=20.0) as client:
+        for i in range(kills):
+            cluster.wait_caught_up()
+            leader = cluster.leader()
+            client.set("before", str(i))
+            began = time.monotonic()
+            leader.kill()
+            client.set("after", str(i))
+            measured.append(time.monotonic() - began)
+            print(f"kill {i + 1:2}: {measured[-1]:.2f} s", flush=True)
+            leader.start()
+    return measured
+
+
+def failover(kills: int, nodes: int) -> bool:
+    """Whether the failovers are as fast as promised."""
+    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), nodes) as cluster:
+        cluster.start()
+        measured = measure_failovers(cluster, kills)
+    median, longest = statistics.median(measured), max(measured)
+    print(f"{kills} kills of the leader of {nodes} nodes: median {median:.2f} s, longest {longest:.2f} s")
+    return median < MEDIAN_SECONDS and longest <= LONGEST_SECONDS
+
+
+# ---- load ------------------------------------------------------------------------------------------------------------
+
+
+def load(minutes: float, nodes: int) -> bool:
+    """Whether no election came while the cluster had as much to do as it could."""
+    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), nodes) as cluster:
+        cluster.start()
+        cluster.leader()
+        cluster.wait_caught_up()
+        before, logs_before = _terms(cluster), [len(node.whole_log) for node in cluster.nodes]
+        command = [sys.executable, "-m", "tests.nemesis.measure", "writer", "--minutes", str(minutes)]
+        writers = [
+            subprocess.Popen([*command, *cluster.addresses], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            for _ in range(_LOAD_PROCESSES)
+        ]
+        said = [writer.communicate()[0] for writer in writers]
+        after = _terms(cluster)
+        written, failed = (sum(int(line.split()[column]) for line in said) for column in (0, 1))
+        logs = [node.whole_log[begin:] for node, begin in zip(cluster.nodes, logs_before, strict=True)]
+    rate = written / (minutes * 60)
+    print(f"{written} writes in {minutes:g} minutes ({rate:.0f}/s), {failed} failed; terms {before} -> {after}")
+    for line in sorted(line for log in logs for line in log.splitlines()):
+        print(line)
+    return before == after and not failed
+
+
+def _terms(cluster: Cluster) -> list[int]:
+    """Of every node that answers."""
+    cluster.leader()
+    return sorted({reply.term for node in cluster.nodes if (reply := node.status(timeout=5.0))})
+
+
+def write_for(minutes: float, addresses: Sequence[str]) -> None:
+    """One process's share of the load. Prints how many writes were acknowledged, and how many failed."""
+    until = time.monotonic() + minutes * 60
+    written, failed = [0] * _LOAD_THREADS, [0] * _LOAD_THREADS
+
+    def write(client: Client, number: int) -> None:
+        i = 0
+        while time.monotonic() < until:
+            i += 1
+            try:
+                client.set(f"{number}/{i % 1000}", _LOAD_VALUE)
+                written[number] += 1
+            except Error as error:
+                failed[number] += 1
+                print(error, file=sys.stderr)
+
+    with Client(addresses) as client:
+        threads = [threading.Thread(target=write, args=(client, number)) for number in range(_LOAD_THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(sum(written), sum(failed))
+
+
+def main() -> int:
+    """Exit status 0: as good as promised; 1: not; 2: wrong usage."""
+    parser = argparse.ArgumentParser(prog="measure", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    failovers = commands.add_parser("failover")
+    failovers.add_argument("--kills", type=int, default=20)
+    loaded = commands.add_parser("load")
+    for command in (failovers, loaded):
+        command.add_argument("--nodes", type=int, default=5)
+    writer = commands.add_parser("writer")
+    for command in (loaded, writer):
+        command.add_argument("--minutes", type=float, default=10.0)
+    writer.add_argument("addresses", nargs="+")
+    arguments = parser.parse_args()
+    if arguments.command == "writer":
+        write_for(arguments.minutes, arguments.addresses)
+        return 0
+    if arguments.command == "failover":
+        return 0 if failover(arguments.kills, arguments.nodes) else 1
+    return 0 if load(arguments.minutes, arguments.nodes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

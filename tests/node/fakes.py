@@ -1,0 +1,184 @@
+"""A node without an algorithm, and a client that knows nothing but the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+
+from raftkv.kv import StateMachine
+from raftkv.operations import Result
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.types import Entry
+from raftkv.replica import Applied, Input, Query, Served, Status, Write
+from raftkv.server import Server, ServerLimits
+from raftkv.service import Service, ServiceLimits
+from raftkv.transport import Membership
+from raftkv.wire import raft_pb2 as wire
+from tests.support.processes import free_port
+
+LIMITS = ServiceLimits(
+    max_key_bytes=10,
+    max_value_bytes=20,
+    max_batch_bytes=200,
+    max_batch_operations=6,
+    max_waiting_bytes=1100,
+    call_timeout=5.0,
+    peer_timeout=5.0,
+)
+
+
+class FakeHost:
+    """Leads a cluster of three by itself: what is written is applied at once, unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.membership = Membership(1, {1: "one:1", 2: "two:2", 3: "three:3"}, b"c" * 16)
+        self.machine = StateMachine()
+        self.brought: list[Input] = []
+        self.leader_id = 1
+        self.has_lease = False
+        self.bring_instead: Callable[[Input], None] | None = None
+        self.strangers: list[tuple[int, str, str]] = []
+        self.service: Service | None = None
+
+    def bring(self, item: Input) -> None:
+        self.brought.append(item)
+        if self.bring_instead is not None:
+            self.bring_instead(item)
+        elif isinstance(item, Write):
+            item.caller.answer(Applied(self.apply(item)))
+        elif isinstance(item, Query):
+            item.caller.answer(Served(item.read(self.machine)))
+        elif isinstance(item, AppendEntries | RequestVote):
+            self.reply(item)
+
+    def apply(self, write: Write) -> list[Result]:
+        proposal = write.proposal
+        return self.machine.apply(Entry(self.machine.applied_index + 1, 1, proposal.kind, proposal.payload))
+
+    def reply(self, message: AppendEntries | RequestVote) -> None:
+        assert self.service is not None
+        if isinstance(message, AppendEntries):
+            self.service.deliver(AppendEntriesReply(1, message.sender, 1, True, message.round, call=message.call))
+        else:
+            self.service.deliver(RequestVoteReply(1, message.sender, 1, True, call=message.call))
+
+    def read_under_lease(self, key: bytes) -> Served | None:
+        return Served(self.machine.get(key)) if self.has_lease else None
+
+    def status(self) -> Status:
+        return Status("leader", 1, self.leader_id, 1, 1, 1, serving=True)
+
+    def count(self) -> tuple[int, int]:
+        return len(self.machine), self.machine.revision
+
+    def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
+        self.strangers.append((claimed_id, where, why))
+
+    @property
+    def writes(self) -> list[Write]:
+        return [item for item in self.brought if isinstance(item, Write)]
+
+
+@dataclass
+class FakeNode:
+    """A fake host behind a real server."""
+
+    host: FakeHost
+    service: Service
+    server: Server
+    channel: grpc.Channel
+    bugs: list[BaseException]
+
+    def call(self, method: str, request: Any, reply_type: Any, timeout: float | None = 10.0) -> Any:
+        return self.begin(method, request, reply_type, timeout).result()
+
+    def begin(self, method: str, request: Any, reply_type: Any, timeout: float | None = 10.0) -> Any:
+        """The same without waiting."""
+        multi: Any = self.channel.unary_unary(
+            f"/RaftNode/{method}", lambda message: message.SerializeToString(), reply_type.FromString
+        )
+        return multi.future(request, timeout=timeout)
+
+    def serve(self, timeout: float | None = 10.0, **fields: Any) -> wire.ServeClientReply:
+        reply: wire.ServeClientReply = self.call(
+            "ServeClient", wire.ServeClientRequest(**fields), wire.ServeClientReply, timeout
+        )
+        return reply
+
+    def refusal(self, timeout: float | None = 10.0, **fields: Any) -> tuple[grpc.StatusCode, str]:
+        """The status and details of a call that is not to succeed."""
+        error = self.begin("ServeClient", wire.ServeClientRequest(**fields), wire.ServeClientReply, timeout).exception()
+        assert error is not None, "the call has succeeded"
+        return error.code(), error.details()
+
+
+@contextmanager
+def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[FakeNode]:
+    host, bugs = FakeHost(), list[BaseException]()
+    server = Server(
+        ServerLimits(**{"client_threads": 4, "max_waiting_calls": 100, "max_message_bytes": 1 << 20, **server_limits}),
+        peers=2,
+        fail=bugs.append,
+    )
+    service = host.service = Service(host, limits)
+    address = f"127.0.0.1:{free_port()}"
+    server.listen(address)
+    server.serve(service)
+    channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+    yield FakeNode(host, service, server, channel, bugs)
+    channel.close()
+    server.stop(0).wait()
+
+
+# ---- the contract's first three fields, and no generated code --------------------------------------------------------
+
+
+class PlainReply(NamedTuple):
+    data: str
+    leader_id: int
+    success: bool
+
+
+def plain_call(channel: grpc.Channel, request: str, timeout: float = 10.0) -> PlainReply:
+    """ServeClientRequest: 1 request. ServeClientReply: 1 data, 2 leader_id, 3 success. Everything else is skipped."""
+    call: Any = channel.unary_unary("/RaftNode/ServeClient")
+    text = request.encode()
+    fields = dict(_fields(call(b"\x0a" + _varint(len(text)) + text, timeout=timeout)))
+    return PlainReply(fields.get(1, b"").decode(), fields.get(2, 0), bool(fields.get(3, 0)))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each field of a protobuf message that has only varints and lengths."""
+    offset = 0
+
+    def varint() -> int:
+        nonlocal offset
+        number = shift = 0
+        while True:
+            byte = data[offset]
+            offset += 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+
+    while offset < len(data):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+        else:
+            length = varint()
+            yield tag >> 3, data[offset : offset + length]
+            offset += length

@@ -1,0 +1,300 @@
+"""One sender a peer, against a server that does as the test tells it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from raftkv import clock
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, RequestVote, RequestVoteReply
+from raftkv.raft.types import ORIGIN, Entry, EntryKind
+from raftkv.transport import Membership, PeerSender, SendingLimits
+from raftkv.wire import raft_pb2 as wire
+from tests.support.processes import free_port, wait_until
+
+Answer = Callable[[wire.AppendEntriesRequest, grpc.ServicerContext], wire.AppendEntriesReply]
+
+HEARTBEAT = AppendEntries(1, 2, 1, ORIGIN, (), 0, 0, round=1)
+BULK = AppendEntries(1, 2, 1, ORIGIN, (Entry(1, 1, EntryKind.TEXT, b"SET k v"),), 0, 0, round=2)
+VOTE = RequestVote(1, 2, 1, ORIGIN)
+NONE = {True: 0, False: 0}
+"""What is in flight: with entries, and without."""
+
+
+def agree(request: wire.AppendEntriesRequest, _: grpc.ServicerContext) -> wire.AppendEntriesReply:
+    return wire.AppendEntriesReply(term=1, success=True, round=request.round, match_index=len(request.entries))
+
+
+class Peer:
+    """A server in the place of node 2."""
+
+    def __init__(self, address: str, answer: Answer = agree) -> None:
+        self.requests: list[wire.AppendEntriesRequest] = []
+        self.answer = answer
+        self.pool = ThreadPoolExecutor(16)
+        self.server = grpc.server(self.pool, options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)])
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "AppendEntries": grpc.unary_unary_rpc_method_handler(
+                self._append_entries,
+                request_deserializer=wire.AppendEntriesRequest.FromString,
+                response_serializer=wire.AppendEntriesReply.SerializeToString,
+            ),
+            "RequestVote": grpc.unary_unary_rpc_method_handler(
+                lambda request, _: wire.RequestVoteReply(term=request.term, vote_granted=True),
+                request_deserializer=wire.RequestVoteRequest.FromString,
+                response_serializer=wire.RequestVoteReply.SerializeToString,
+            ),
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("RaftNode", methods),))
+        self.server.add_insecure_port(address)
+        self.server.start()
+
+    def _append_entries(
+        self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext
+    ) -> wire.AppendEntriesReply:
+        self.requests.append(request)
+        return self.answer(request, context)
+
+    def stop(self) -> None:
+        self.server.stop(None).wait()
+        self.pool.shutdown()
+
+
+@contextmanager
+def peer_at(address: str, answer: Answer = agree) -> Iterator[Peer]:
+    peer = Peer(address, answer)
+    yield peer
+    peer.stop()
+
+
+class Bench:
+    """A sender to node 2, and all that came of it."""
+
+    def __init__(self, timeout: float = 5.0, max_backoff: float = 1.0) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.replies: list[Reply] = []
+        self.failures: list[int] = []
+        self.notes: list[str] = []
+        self.bugs: list[BaseException] = []
+        self.ahead = 0.0
+        """Seconds that the sender's clock is ahead."""
+        self.sender = PeerSender(
+            2,
+            Membership(1, {1: "127.0.0.1:1", 2: self.address}),
+            SendingLimits(timeout=timeout, max_backoff=max_backoff, max_appends=2, max_message_bytes=1 << 20),
+            lambda: clock.now() + self.ahead,
+            self.take_reply,
+            self.failures.append,
+            self.notes.append,
+            self.bugs.append,
+        )
+
+    def take_reply(self, reply: Reply) -> None:
+        self.replies.append(reply)
+
+    def send_until_answered(self, seconds: float = 10.0) -> None:
+        """As a leader does with its heartbeats."""
+        before = len(self.replies)
+
+        def answered() -> bool:
+            self.sender.send(HEARTBEAT)
+            return len(self.replies) > before
+
+        wait_until(answered, "an answer", seconds)
+
+    def wait_for_failures(self, count: int) -> None:
+        wait_until(lambda: len(self.failures) == count, f"failure {count}")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.sender.close()
+
+
+def test_a_request_comes_back_as_a_reply_of_that_peer(bench: Bench) -> None:
+    with peer_at(bench.address):
+        bench.sender.send(BULK)
+        wait_until(lambda: bench.replies, "the reply")
+        assert bench.replies == [AppendEntriesReply(2, 1, 1, success=True, round=2, match_index=1)]
+        bench.sender.send(VOTE)
+        wait_until(lambda: len(bench.replies) == 2, "the vote")
+        assert bench.replies[1] == RequestVoteReply(2, 1, 1, granted=True)
+    assert not bench.failures
+
+
+def test_every_request_says_who_sends_it_and_to_whom(bench: Bench) -> None:
+    with peer_at(bench.address) as peer:
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: len(bench.replies) == 1, "the first answer")
+        bench.sender.introduce(Membership(1, {1: "127.0.0.1:1", 2: bench.address}, b"c" * 16, b"i" * 16))
+        bench.sender.send(VOTE)
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: len(bench.replies) == 3, "the other answers")
+        first, last = (request.identity for request in peer.requests)
+    assert (first.sender, first.recipient, first.cluster_id) == (1, 2, b"")
+    assert (last.sender, last.recipient, last.cluster_id, last.incarnation) == (1, 2, b"c" * 16, b"i" * 16)
+
+
+def test_a_peer_that_is_not_there_is_told_once_and_left_alone_for_a_while(bench: Bench) -> None:
+    bench.sender.send(HEARTBEAT)
+    wait_until(lambda: bench.failures, "the failure")
+    for _ in range(50):
+        bench.sender.send(HEARTBEAT)
+    assert bench.failures == [2]
+    bench.sender.send(BULK)
+    assert bench.failures == [2, 2], "the leader would wait for the answer to what was dropped"
+    bench.ahead = 10
+    bench.sender.send(HEARTBEAT)
+    bench.wait_for_failures(3)
+    assert bench.notes == [f"node 2 at {bench.address} can't be reached"]
+
+
+def test_the_pauses_grow_up_to_a_second_and_no_further(bench: Bench) -> None:
+    pauses = []
+    for attempt in range(1, 9):
+        bench.sender.send(HEARTBEAT)
+        bench.wait_for_failures(attempt)
+        pauses.append(bench.sender._silent_until - clock.now() - bench.ahead)
+        bench.ahead += 2
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1], abs=0.05)
+
+
+def test_a_peer_that_comes_back_is_reached_within_about_a_second(bench: Bench) -> None:
+    """Hazard 58: gRPC itself would wait for ever longer, up to two minutes."""
+
+    def sixth_attempt_failed() -> bool:
+        bench.sender.send(HEARTBEAT)
+        return len(bench.failures) == 6
+
+    wait_until(sixth_attempt_failed, "a few attempts in vain")
+    with peer_at(bench.address):
+        back_at = clock.now()
+        bench.send_until_answered()
+        assert clock.now() - back_at < 3.5
+        assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
+
+
+def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
+    held = threading.Event()
+
+    def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold) as peer:
+        for request in (BULK, BULK, HEARTBEAT):
+            bench.sender.send(request)
+        wait_until(lambda: len(peer.requests) == 3, "all are on their way")
+        peer.server.stop(None).wait()
+        wait_until(lambda: bench.sender._in_flight == NONE, "all have failed")
+        held.set()
+    assert bench.failures == [2]
+
+
+def test_bulk_beyond_the_limit_is_dropped_and_heartbeats_still_pass(bench: Bench) -> None:
+    held = threading.Event()
+
+    def hold_bulk(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        if request.entries:
+            held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold_bulk) as peer:
+        for _ in range(5):
+            bench.sender.send(BULK)
+        wait_until(lambda: len(peer.requests) == 2, "what there is room for")
+        assert bench.failures == [2] * 3, "the leader would wait for the answers to what was dropped"
+        bench.send_until_answered()
+        bench.sender.send(VOTE)
+        wait_until(lambda: any(isinstance(reply, RequestVoteReply) for reply in bench.replies), "the vote")
+        assert sum(bool(request.entries) for request in peer.requests) == 2
+        held.set()
+        wait_until(lambda: bench.sender._in_flight == NONE, "all are answered")
+        bench.sender.send(BULK)
+        wait_until(lambda: sum(bool(request.entries) for request in peer.requests) == 3, "room again")
+
+
+def test_a_peer_that_hangs_counts_as_failed_after_the_timeout() -> None:
+    bench = Bench(timeout=0.2)
+    held = threading.Event()
+
+    def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold):
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: bench.failures, "the failure")
+        held.set()
+    bench.sender.close()
+
+
+def test_a_large_request_gets_the_time_that_it_needs_on_a_slow_network() -> None:
+    """Or it would be given up just before it arrives, and sent again, for ever."""
+    bench = Bench(timeout=0.3)
+
+    def slow(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        assert context.time_remaining() > 1.5
+        return agree(request, context)
+
+    with peer_at(bench.address, slow):
+        bench.sender.send(replace(BULK, entries=(Entry(1, 1, EntryKind.BATCH, bytes(2 << 20)),)))
+        wait_until(lambda: bench.replies, "the reply")
+    bench.sender.close()
+
+
+def test_a_refusal_is_shown_with_the_peers_own_words_and_only_once(bench: Bench) -> None:
+    def refuse(_: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "belongs to another cluster")
+        raise AssertionError
+
+    with peer_at(bench.address, refuse) as peer:
+        for attempt in range(1, 4):
+            bench.sender.send(HEARTBEAT)
+            bench.wait_for_failures(attempt)
+            bench.ahead += 2
+        assert bench.notes == [f"node 2 at {bench.address} refuses this node: belongs to another cluster"]
+        peer.answer = agree
+        bench.send_until_answered()
+        assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
+
+
+def test_an_exception_on_the_way_of_a_reply_stops_the_node(bench: Bench) -> None:
+    """Hazard 51: gRPC's thread would log it and go on."""
+    bug = ZeroDivisionError("in the turn")
+
+    def take_reply(_: Reply) -> None:
+        raise bug
+
+    bench.sender._replied = take_reply
+    with peer_at(bench.address):
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: bench.bugs, "the bug is told")
+    assert bench.bugs == [bug]
+
+
+def test_a_sender_that_is_closed_tells_no_failure(bench: Bench) -> None:
+    held = threading.Event()
+
+    def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold) as peer:
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: peer.requests, "it is on its way")
+        bench.sender.close()
+        wait_until(lambda: bench.sender._in_flight == NONE, "it is given up")
+        held.set()
+    assert not bench.failures
+    assert not bench.notes
+    assert not bench.bugs

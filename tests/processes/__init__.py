@@ -1,0 +1,1 @@
+"""Real nodes, as processes of their own."""

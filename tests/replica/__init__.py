@@ -1,0 +1,1 @@
+"""Tests of one member as a whole: algorithm, storage and state machine, without threads, clock and network."""

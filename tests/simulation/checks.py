@@ -1,0 +1,369 @@
+"""What must hold of the cluster as a whole, checked at every step: theory of operation.
+
+The members' own invariants are checked by the members (raft/invariants.py). Here is what only somebody can see who sees
+all of them at once, and what must survive their crashes (Raft paper, figure 3). A check looks at what the step has
+changed, and at nothing else; each of them holds for the whole if it holds for each step.
+
+What a member has made durable is kept here as its `Storage` has claimed it: the claim is checked at the next start, when
+the disk gives back what it really holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from raftkv.kv import StateMachine
+from raftkv.log_storage import LogStorage
+from raftkv.operations import Operation, decode_batch, parse_text
+from raftkv.raft.lease import Grant
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from raftkv.raft.quorum import is_majority
+from raftkv.raft.roles import Leader
+from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.replica import Replica
+from tests.simulation.calls import describe, describe_entry
+from tests.simulation.world import Clock, Violation, World
+
+_DIGEST_EVERY = 4
+"""The states of members are compared at every so many entries, and at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Persist:
+    """A call of `persist` that has not returned: a crash may leave it done, half done, or not done."""
+
+    hard_state: HardState | None
+    entries: Sequence[Entry]
+    commit_index: int
+
+
+@dataclass(slots=True)
+class _View:
+    """What is known of one member."""
+
+    clock: Clock
+    durable: list[Entry] = field(default_factory=list)
+    hard_state: HardState = HardState()  # noqa: RUF009 (it is frozen)
+    commit_remembered: int = 0
+    under_way: _Persist | None = None
+    # Of the present life:
+    replica: Replica | None = None
+    term: int = 0
+    commit_index: int = 0
+    applied_index: int = 0
+    leads_term: int = 0
+    """The last term that it was seen to lead."""
+    matches: dict[int, int] = field(default_factory=dict)
+    lease: Grant | None = None
+
+
+class Checks:
+    def __init__(self, world: World, trusts_clocks: bool) -> None:
+        """`trusts_clocks`: the clocks are as good as is assumed, so that what is said of leases must hold."""
+        self._world = world
+        self._trusts_clocks = trusts_clocks
+        self.elected: Callable[[int], None] = lambda member: None
+        """Is told of every election that is won."""
+        self._views: dict[int, _View] = {}
+        self._leaders: dict[int, int] = {}
+        """Term -> who has led it."""
+        self._votes: dict[tuple[int, int], int] = {}
+        """(voter, term) -> for whom."""
+        self._entries: dict[tuple[int, int], tuple[int, Entry]] = {}
+        """(index, term) -> the term before, and the entry itself."""
+        self.committed: list[Entry] = []
+        """What any member has ever taken for committed: it must stay so."""
+        self._digests: dict[int, bytes] = {}
+        self._executed: dict[bytes, int] = {}
+        """A value that a client has written -> the index of the entry that did it. No value is written twice."""
+        self._executed_to = 0
+
+    def watch(self, member: int, clock: Clock) -> None:
+        """There is a member with this clock."""
+        self._views[member] = _View(clock)
+
+    # ---- the disk ----------------------------------------------------------------------------------------------------
+
+    def persisting(
+        self, member: int, hard_state: HardState | None, entries: Sequence[Entry], commit_index: int
+    ) -> None:
+        """The member is about to make this durable."""
+        view = self._views[member]
+        if view.replica is not None and commit_index > len(self.committed):
+            self._check_commit(member, view, view.replica)  # it is remembered with the entries
+        view.under_way = _Persist(hard_state, list(entries), commit_index)
+
+    def persisted(self, member: int) -> None:
+        """It says that it has."""
+        view = self._views[member]
+        persist, view.under_way = view.under_way, None
+        assert persist is not None
+        if persist.hard_state is not None:
+            self._remember_hard_state(member, view, persist.hard_state)
+        if persist.entries:
+            self._remember_entries(member, view, persist)
+
+    def _remember_hard_state(self, member: int, view: _View, new: HardState) -> None:
+        old = view.hard_state
+        if new.term < old.term or new.longest_promise_ms < old.longest_promise_ms:
+            raise Violation(f"n{member}'s durable state goes back from {old} to {new}")
+        if new.voted_for:
+            self._vote(member, new.term, new.voted_for)
+        view.hard_state = new
+
+    def _remember_entries(self, member: int, view: _View, persist: _Persist) -> None:
+        entries, log = persist.entries, view.durable
+        first = entries[0].index
+        replaced = log[first - 1 :]
+        del log[first - 1 :]
+        for entry in entries:
+            self._match(member, log[-1].term if log else 0, entry)
+            log.append(entry)
+        view.commit_remembered = min(persist.commit_index, len(log))
+        if replaced:
+            self._check_truncation(member, view, replaced)
+
+    def _check_truncation(self, member: int, view: _View, replaced: Sequence[Entry]) -> None:
+        log = view.durable
+        self._world.count("storage", "truncations")
+        if self._world.is_traced:
+            self._world.tell(f"n{member}", f"replaces its entries from {replaced[0].index} to {replaced[-1].index}")
+        for entry in replaced:
+            if entry.index > len(self.committed) or self.committed[entry.index - 1].term != entry.term:
+                break
+            if entry.index > len(log) or log[entry.index - 1].term != entry.term:
+                raise Violation(f"n{member} drops the committed entry {describe_entry(entry)}")
+        for other, leader in self._views.items():
+            if leader.leads_term == view.hard_state.term and leader.matches.get(member, 0) > len(log):
+                raise Violation(f"n{member} drops entries that n{other}, the leader of its term, counts on")
+
+    def _match(self, member: int, previous_term: int, entry: Entry) -> None:
+        """Log Matching: equal index and term, equal entry; and equal before it, since that was checked in its turn."""
+        known = self._entries.setdefault((entry.index, entry.term), (previous_term, entry))
+        if known[0] != previous_term or (known[1] is not entry and known[1] != entry):
+            raise Violation(
+                f"n{member} has {describe_entry(entry)} after one of term {previous_term}, "
+                f"another member has {describe_entry(known[1])} after one of term {known[0]} (Log Matching)"
+            )
+
+    def recovered(self, member: int, storage: LogStorage) -> None:
+        """A start has found this on the disk: what was durable has to be there, and nothing that was never written."""
+        view, last = self._views[member], storage.last_index()
+        found = storage.entries(1, last, 1 << 60) if last else []
+        persist = view.under_way
+        possible = [(view.hard_state, view.durable, view.commit_remembered)]
+        if persist is not None:
+            hard_state = persist.hard_state or view.hard_state
+            possible.append((hard_state, view.durable, view.commit_remembered))
+            if persist.entries:
+                log = [*view.durable[: persist.entries[0].index - 1], *persist.entries]
+                possible.append((hard_state, log, min(persist.commit_index, len(log))))
+        if (storage.hard_state, found, storage.commit_index) not in possible:
+            expected = " or ".join(f"{state}, log to {len(log)}, commit {commit}" for state, log, commit in possible)
+            raise Violation(
+                f"n{member} recovers {storage.hard_state}, log to {last}, commit {storage.commit_index}, "
+                f"but what it made durable was {expected}"
+            )
+        if storage.commit_index > len(self.committed):
+            raise Violation(f"n{member} recovers commit index {storage.commit_index}, which was never committed")
+        if persist is not None:
+            # What was found counts as durable from now on, as the start has synced it.
+            self._finish(member, view, persist, storage, last)
+
+    def _finish(self, member: int, view: _View, persist: _Persist, storage: LogStorage, last: int) -> None:
+        view.under_way = None
+        if storage.hard_state != view.hard_state:
+            self._remember_hard_state(member, view, storage.hard_state)
+        entries = persist.entries
+        if entries and last == entries[-1].index and storage.term(last) == entries[-1].term:
+            self._remember_entries(member, view, persist)
+
+    # ---- a member's life ---------------------------------------------------------------------------------------------
+
+    def started(self, member: int, replica: Replica) -> None:
+        """A new life begins."""
+        view = self._views[member]
+        view.replica = replica
+        view.term, view.commit_index = replica.raft.current_term, replica.raft.committed_index
+        view.applied_index, view.leads_term = replica.machine.applied_index, 0
+        view.matches, view.lease = {}, None
+
+    def ended(self, member: int) -> None:
+        """The process is no more."""
+        self._views[member].replica = None
+
+    def after_turn(self, member: int) -> None:
+        """Check what a turn can have changed."""
+        view = self._views[member]
+        assert view.replica is not None
+        raft = view.replica.raft
+        if raft.current_term < view.term:
+            raise Violation(f"n{member} goes back from term {view.term} to {raft.current_term}")
+        view.term = raft.current_term
+        if isinstance(raft.role, Leader):
+            self._check_leader(member, view, raft.role)
+        if raft.committed_index != view.commit_index:
+            self._check_commit(member, view, view.replica)
+        if raft.lease is not view.lease:
+            view.lease = raft.lease
+            if view.lease is not None and self._trusts_clocks:
+                self._check_lease(member, view)
+
+    def _check_leader(self, member: int, view: _View, role: Leader) -> None:
+        if view.leads_term != view.term:
+            self._check_election(member, view)
+        if view.hard_state.term != view.term or view.hard_state.voted_for != member:
+            raise Violation(f"n{member} leads term {view.term}, but its own vote is not durable: {view.hard_state}")
+        for peer, progress in role.progress.items():
+            match = progress.match_index
+            if match == view.matches.get(peer, 0):
+                continue
+            view.matches[peer] = match
+            theirs = self._views[peer].durable
+            assert view.replica is not None
+            if match > len(theirs) or theirs[match - 1].term != view.replica.raft.log.term(match):
+                raise Violation(
+                    f"n{member} counts on n{peer} for entry {match}, but that is not in n{peer}'s durable log"
+                )
+
+    def _check_election(self, member: int, view: _View) -> None:
+        leader = self._leaders.setdefault(view.term, member)
+        if leader != member:
+            raise Violation(f"n{leader} and n{member} both lead term {view.term} (Election Safety)")
+        view.leads_term, view.matches = view.term, {}
+        self._world.count("elections", "won")
+        self._vote(member, view.term, member)
+        assert view.replica is not None
+        log = view.replica.raft.log
+        if self.committed and not log.holds(self.committed[-1].position):
+            last = describe_entry(self.committed[-1])
+            raise Violation(
+                f"n{member} leads term {view.term} without the committed entry {last} (Leader Completeness)"
+            )
+        self.elected(member)
+
+    def _vote(self, voter: int, term: int, candidate: int) -> None:
+        if self._votes.setdefault((voter, term), candidate) != candidate:
+            raise Violation(f"n{voter} votes for n{self._votes[voter, term]} and for n{candidate} in term {term}")
+
+    def _check_commit(self, member: int, view: _View, replica: Replica) -> None:
+        log, index = replica.raft.log, replica.raft.committed_index
+        if index < view.commit_index:
+            raise Violation(f"n{member}'s commit index goes back from {view.commit_index} to {index}")
+        view.commit_index = index
+        if index > len(self.committed):
+            term = log.term(index)
+            holders = [
+                m for m, v in self._views.items() if len(v.durable) >= index and v.durable[index - 1].term == term
+            ]
+            if not is_majority(self._views, holders):
+                raise Violation(f"n{member} commits entry {index}, which is durable only on {holders or 'nobody'}")
+            if isinstance(replica.raft.role, Leader) and self._trusts_clocks:
+                self._check_no_older_lease(member, view)
+            self.committed += log.entries(len(self.committed) + 1, index, 1 << 60)
+        if log.term(index) != self.committed[index - 1].term:
+            ours = describe_entry(log.entries(index, index, 0)[0])
+            theirs = describe_entry(self.committed[index - 1])
+            raise Violation(f"n{member} commits {ours}, but another has committed {theirs}")
+
+    # ---- leases ------------------------------------------------------------------------------------------------------
+
+    def _holders(self) -> list[tuple[int, Grant]]:
+        """Who could serve reads under a lease at this moment: also somebody who stands still."""
+        found = []
+        for member, view in self._views.items():
+            lease = view.replica.raft.lease if view.replica is not None else None
+            if lease is not None and lease.is_valid(view.clock.read()):
+                found.append((member, lease))
+        return found
+
+    def _check_lease(self, member: int, view: _View) -> None:
+        assert view.lease is not None
+        if not view.lease.is_valid(view.clock.read()):
+            return
+        for other, lease in self._holders():
+            if other != member:
+                raise Violation(
+                    f"n{member} holds a lease of term {view.lease.term}, and n{other} one of term {lease.term}, both valid"
+                )
+
+    def _check_no_older_lease(self, member: int, view: _View) -> None:
+        for other, lease in self._holders():
+            if lease.term < view.term:
+                raise Violation(
+                    f"n{member} commits in term {view.term} inside the lease of n{other}, term {lease.term}"
+                )
+
+    # ---- messages ----------------------------------------------------------------------------------------------------
+
+    def sending(self, member: int, message: Message) -> None:
+        """A message leaves: what it depends on must be durable."""
+        view = self._views[member]
+        if not (isinstance(message, RequestVote | RequestVoteReply) and message.pre_vote) and (
+            message.term > view.hard_state.term
+        ):
+            raise Violation(f"n{member} sends before its term is durable: {describe(message)}")
+        if isinstance(message, RequestVoteReply) and message.granted and not message.pre_vote:
+            self._vote(member, message.term, message.recipient)
+            # A later term may have begun in the same turn: that also rules out another vote in this one.
+            durable = view.hard_state
+            if durable.term == message.term and durable.voted_for != message.recipient:
+                raise Violation(f"n{member} grants a vote that is not durable: {describe(message)}")
+        if isinstance(message, AppendEntriesReply) and message.success and message.match_index > len(view.durable):
+            raise Violation(f"n{member} acknowledges what is not durable: {describe(message)}")
+        if isinstance(message, AppendEntries) and self._leaders.setdefault(message.term, member) != member:
+            raise Violation(
+                f"n{member} acts as leader of term {message.term}, which n{self._leaders[message.term]} leads"
+            )
+
+    # ---- the state machine -------------------------------------------------------------------------------------------
+
+    def applied(self, member: int, entry: Entry, machine: StateMachine, revision_before: int) -> None:
+        """An entry has been applied: the same one everywhere, with the same effect."""
+        view, index = self._views[member], entry.index
+        if self._world.is_traced:
+            self._world.tell(f"n{member}", f"applies {describe_entry(entry)}")
+        if view.replica is not None and index != view.applied_index + 1:
+            raise Violation(f"n{member} applies entry {index} after entry {view.applied_index}")
+        view.applied_index = index
+        if index > len(self.committed):
+            # Committed in this very turn, whose check is still to come.
+            assert view.replica is not None
+            self._check_commit(member, view, view.replica)
+        if entry != self.committed[index - 1]:
+            committed = describe_entry(self.committed[index - 1])
+            raise Violation(
+                f"n{member} applies {describe_entry(entry)}, but another {committed} (State Machine Safety)"
+            )
+        if index > self._executed_to:
+            self._executed_to = index
+            self._check_executed(entry, machine, revision_before)
+        if index % _DIGEST_EVERY == 0:
+            self.compare(member, machine)
+
+    def _check_executed(self, entry: Entry, machine: StateMachine, revision_before: int) -> None:
+        """No client's write has an effect twice. It has had one now if its value stands there since this entry."""
+        for operation in _operations(entry):
+            record = machine.record(operation.key) if operation.value else None
+            if record is not None and record.value == operation.value and record.mod_revision > revision_before:
+                earlier = self._executed.setdefault(operation.value, entry.index)
+                if earlier != entry.index:
+                    raise Violation(
+                        f"{operation.value!r} is written by entry {earlier} and by entry {entry.index} again"
+                    )
+
+    def compare(self, member: int, machine: StateMachine) -> None:
+        """The same entries have led to the same state on every member."""
+        digest = machine.digest()
+        if self._digests.setdefault(machine.applied_index, digest) != digest:
+            raise Violation(f"n{member}'s state after entry {machine.applied_index} is not that of the others")
+
+
+def _operations(entry: Entry) -> Sequence[Operation]:
+    match entry.kind:
+        case EntryKind.TEXT:
+            return [parse_text(entry.payload.decode())]
+        case EntryKind.BATCH:
+            return decode_batch(entry.payload).operations
+    return []

@@ -1,0 +1,420 @@
+"""A member as a process on a machine: theory of operation.
+
+The machine is a disk, a clock and a place in the network; it outlives the process. Each life of the process is a real
+`Storage`, a real `StateMachine` and a real `Replica`, driven as `RaftNode` drives them: inputs wait in an inbox until
+the next turn, the timer wakes it at the deadline, calls to a stopped process wait for it to go on.
+
+Storage, state machine and replica are watched by subclasses, which tell the checks what happens and pass *boundaries*:
+every change of the disk, every message, answer and applied entry. At each of them the process can be made to crash.
+
+A turn happens at one moment; if it has kept the disk busy, what it sends leaves later, and the next turn waits. A thread
+that reads without the turn may be anywhere meanwhile: so such reads are also tried in the middle of turns, at a
+boundary, and some are stopped between their two looks at the lease while the world goes on.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from raftkv.log_storage import StorageError
+from raftkv.raft.log import InvariantBroken
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote
+from raftkv.raft.roles import NAMES
+from raftkv.raft.types import Configuration, Proposal
+from raftkv.replica import Input, Outcome, Query, Served, Unreachable, Write
+from tests.simulation.calls import WITHOUT_TURN, Answer, Call, Get, describe
+from tests.simulation.checks import Checks
+from tests.simulation.disk import Boundary, Crashed, SimulatedDisk
+from tests.simulation.network import Network, Packet
+from tests.simulation.plan import Fault, Plan
+from tests.simulation.watched import WatchedCaller, WatchedMachine, WatchedReplica, WatchedStorage
+from tests.simulation.world import Clock, Violation, World
+
+
+class State(Enum):
+    DOWN = "down"
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+@dataclass(slots=True)
+class Trap:
+    """Where the process is going to crash."""
+
+    boundary: Boundary
+    countdown: int
+    """How many of these boundaries it passes before."""
+    power_lost: bool
+    in_the_middle: bool = False
+    """Of a write."""
+    file: str = ""
+    """What the name of the file contains."""
+    then: Trap | None = None
+    """For the next life."""
+
+
+class _ReaderDied(BaseException):
+    """The process ended while one of its threads stood still in a read."""
+
+
+class Member:
+    def __init__(self, world: World, network: Network, checks: Checks, plan: Plan, member_id: int) -> None:
+        self.id = member_id
+        self.name = f"n{member_id}"
+        self.config = plan.configs[member_id]
+        self.state = State.DOWN
+        self.trap: Trap | None = None
+        self.has_refused = False
+        """The last start did not end well, since the data is damaged."""
+        self.ended: Callable[[Member], None] = lambda member: None
+        """Is called when the process has ended, however that came."""
+        self._world = world
+        self._network = network
+        self.checks = checks
+        self._plan = plan
+        self._rng = world.random(self.name)
+        self.disk = SimulatedDisk(world.random(f"{self.name}/disk"), self.cross, self._spend)
+        self.disk.sync_time = plan.sync_time
+        self.clock = Clock(world, plan.clock_rates[member_id], start=1000.0 * self._rng.random())
+        checks.watch(member_id, self.clock)
+        self._life = 0
+        network.receive[self.name] = self._receive
+        network.lost[self.name] = self._lost
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._life += 1
+        self.replica: WatchedReplica | None = None
+        self._storage: WatchedStorage | None = None
+        self._crash: Crashed | None = None
+        self._inbox: list[Input] = []
+        self._stopped: list[tuple[str, Packet]] = []
+        """What arrived while the process stood still."""
+        self._readers: list[WatchedCaller] = []
+        """Reads without the turn whose threads have not got to it yet."""
+        self._wake_at = 0.0
+        self._busy_until = 0.0
+        self._latency = 0.0
+        """For how long the turn under way has kept the disk busy."""
+        self._next_call = 1
+        self._unanswered: dict[int, Message] = {}
+        """Requests of peers, by call."""
+        self._callers: dict[WatchedCaller, None] = {}
+        """Clients that wait; in order of arrival."""
+        self._in_turn = False
+        self._may_stop_reader = False
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is not State.DOWN
+
+    @property
+    def has_callers(self) -> bool:
+        """Some client's call has not been answered."""
+        return bool(self._callers)
+
+    # ---- lives -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the process, if it does not run."""
+        if self.is_up:
+            return
+        self._begin_life()
+        self.disk.has_failed = self.has_refused = False
+        self.state = State.RUNNING
+        with self._survived("does not start"):
+            self._recover()
+            self._schedule(self._world.now)
+
+    def _recover(self) -> None:
+        world, plan = self._world, self._plan
+        addresses = {member: f"n{member}" for member in plan.members}
+        storage = self._storage = WatchedStorage(self, addresses, plan.segment_bytes, plan.cache_bytes)
+        if self.disk.is_damaged:
+            raise Violation(f"{self.name} has started on damaged data")
+        for note in storage.notes:
+            world.count("storage", "torn tails cut")
+            self._note(note)
+        self.checks.recovered(self.id, storage)
+        machine = WatchedMachine(self)
+        for entry in storage.replay():
+            machine.apply(entry)
+        if world.is_traced:
+            hard_state = storage.hard_state
+            self._note(
+                f"starts, life {self._life}: term {hard_state.term}, voted for {hard_state.voted_for}, log to "
+                f"{storage.last_index()}, applied to {machine.applied_index}"
+            )
+        self.replica = WatchedReplica(
+            Configuration(frozenset(plan.members)),
+            self.id,
+            self.config,
+            storage,
+            machine,
+            world.random(f"{self.name}/life {self._life}"),
+            self.clock.read(),
+            self._send,
+            self._note,
+        )
+        self.checks.started(self.id, self.replica)
+
+    @contextmanager
+    def _survived(self, what: str) -> Iterator[None]:
+        """Let the process end of what it dies of, and nothing else."""
+        try:
+            yield
+        except Crashed as crash:
+            self._world.count("crashes at", str(crash))
+            self._end(f"crashes at: {crash}", crash.power_lost)
+        except StorageError as error:
+            if not self.disk.has_failed and not self.disk.is_damaged:
+                raise Violation(f"{self.name} gives up without a reason: {error}") from None
+            self.has_refused = self.disk.is_damaged
+            self._world.count("storage", "refused to start" if self.has_refused else "stopped by an error of the disk")
+            self._end(f"{what}: {error}", power_lost=False)
+        except InvariantBroken as error:
+            raise Violation(f"{self.name} finds its own invariant broken: {error}") from error
+        except Violation:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{where.filename.rsplit('/', 1)[-1]}, {where.name}"
+            raise Violation(f"{self.name} dies of {type(error).__name__} in {place}: {error}") from error
+
+    def crash(self, power_lost: bool) -> None:
+        """End the process, or the machine, between two turns."""
+        self.trap = None
+        if self.is_up:
+            self._end("crashes", power_lost)
+        elif power_lost:
+            self._lose_power()
+
+    def _end(self, how: str, power_lost: bool) -> None:
+        self._note(how + (", power lost" if power_lost else ""))
+        self._world.count("crashes", "power lost" if power_lost else "process")
+        self.state = State.DOWN
+        callers = list(self._callers)
+        self.checks.ended(self.id)
+        self._begin_life()
+        self.disk.crash_process()
+        for caller in callers:
+            if self._rng.random() < 0.5:  # the client notices that the connection is gone
+                self._world.after(self._plan.network_delay, self._network.lost[caller.client], self.name, caller.call)
+        if power_lost:
+            self._lose_power()
+        self.ended(self)
+
+    def _lose_power(self) -> None:
+        self._world.count("faults", "unsynced data at a loss of power", bool(self.disk.unsynced()))
+        self.disk.lose_power(self._rng)
+        self.clock.reboot()
+
+    def pause(self) -> None:
+        """Stop the process where it is, as SIGSTOP does."""
+        if self.state is State.RUNNING:
+            self.state = State.PAUSED
+            self._note("stands still")
+
+    def resume(self) -> None:
+        """Let it go on. Its clock has gone on all the time."""
+        if self.state is State.PAUSED:
+            self.state = State.RUNNING
+            self._note("goes on")
+            arrived, self._stopped = self._stopped, []
+            for source, packet in arrived:
+                self._receive(source, packet)
+            if self.is_up:
+                self._schedule(self._world.now)
+
+    # ---- the turn ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, time: float) -> None:
+        """See to it that there is a turn at `time`, or as soon as the disk is free."""
+        self._wake_at = max(time, self._busy_until)
+        self._world.at(self._wake_at, self._wake, self._life, self._wake_at)
+
+    def _wake(self, life: int, wake_at: float) -> None:
+        if self.state is State.RUNNING and life == self._life and wake_at == self._wake_at:
+            with self._survived("stops"):
+                self._turn()
+        else:
+            self._world.nothing_happened()
+
+    def _turn(self) -> None:
+        assert self.replica is not None
+        world = self._world
+        inputs, self._inbox = self._inbox, []
+        self._latency = 0.0
+        self._in_turn = True
+        more = self.replica.turn(inputs, self.clock.read())
+        self.checks.after_turn(self.id)
+        self._remember_cluster()
+        self._let_readers_go()
+        self._in_turn = False
+        self._busy_until = world.now + self._latency
+        if more or self._inbox:
+            self._schedule(world.now)
+            return
+        if self._unanswered:
+            raise Violation(f"{self.name} does not reply to {describe(next(iter(self._unanswered.values())))}")
+        lateness = self._plan.timer_lateness * self._rng.random()
+        self._schedule(self.clock.true_time(self.replica.deadline()) + lateness)
+
+    def _remember_cluster(self) -> None:
+        assert self.replica is not None
+        assert self._storage is not None
+        cluster_id = self.replica.machine.cluster_id
+        if cluster_id and not self._storage.identity.cluster_id:
+            self._storage.remember_cluster(cluster_id)
+
+    def _spend(self, seconds: float) -> None:
+        self._latency += seconds
+
+    def cross(self, boundary: Boundary, file: str = "") -> None:
+        """Pass a boundary, and crash if this is where the process is to crash. Threads in a read run on meanwhile."""
+        if self._crash is not None:
+            raise self._crash  # a dead process does nothing any more
+        if self._readers and self._in_turn and self._rng.random() < 0.5:
+            self._let_readers_go()
+        trap = self.trap
+        if trap is None or trap.boundary is not boundary or trap.file not in file:
+            return
+        trap.countdown -= 1
+        if trap.countdown < 0:
+            self.trap = trap.then
+            self._crash = Crashed(boundary.value, trap.power_lost, trap.in_the_middle)
+            raise self._crash
+
+    # ---- what arrives ------------------------------------------------------------------------------------------------
+
+    def _receive(self, source: str, packet: Packet) -> bool:
+        if self.state is State.DOWN:
+            return False
+        if self.state is State.PAUSED:
+            self._stopped.append((source, packet))
+            return True
+        if self._world.is_traced:
+            self._world.tell(f"{source}>{self.name}", describe(packet))
+        if isinstance(packet, Call):
+            with self._survived("stops"):
+                self._take_call(WatchedCaller(self, source, packet))
+        elif isinstance(packet, AppendEntries | RequestVote):
+            self._unanswered[self._next_call] = packet
+            self._bring(replace(packet, call=self._next_call))
+            self._next_call += 1
+        else:
+            self._bring(packet)
+        return True
+
+    def _lost(self, target: str, packet: Packet) -> None:
+        """A packet of ours did not arrive. A failed call is noticed, a lost answer is not."""
+        if self.state is State.RUNNING and isinstance(packet, AppendEntries | RequestVote):
+            self._bring(Unreachable(packet.recipient))
+
+    def _bring(self, item: Input) -> None:
+        self._inbox.append(item)
+        soon = self._world.now + self._plan.gather * self._rng.random()
+        if max(soon, self._busy_until) < self._wake_at:
+            self._schedule(soon)
+
+    def _take_call(self, caller: WatchedCaller) -> None:
+        self._callers[caller] = None
+        request = caller.call.request
+        if isinstance(request, Proposal):
+            self._bring(Write(request, caller))
+        elif not isinstance(request, Get):
+            self._bring(Query(request, caller))
+        elif self._rng.random() < 0.3:
+            self._readers.append(caller)  # its thread gets to it in the middle of a turn
+            self._bring_nothing()
+        else:
+            self._read(caller)
+
+    def _bring_nothing(self) -> None:
+        """Make sure that there is a turn before long."""
+        soon = self._world.now + self._plan.step * 0.1
+        if soon < self._wake_at:
+            self._schedule(soon)
+
+    # ---- reads without the turn --------------------------------------------------------------------------------------
+
+    def _let_readers_go(self) -> None:
+        readers, self._readers = self._readers, []
+        for caller in readers:
+            self._read(caller)
+
+    def _read(self, caller: WatchedCaller) -> None:
+        """What the service does with a read of one key, in a thread of its own."""
+        assert self.replica is not None
+        request = caller.call.request
+        assert isinstance(request, Get)
+        stoppable = self._plan.has(Fault.STOP_READER) and not self._in_turn and not self._world.is_nested
+        self._may_stop_reader = stoppable
+        try:
+            served = self.replica.read_under_lease(request.key, self.clock.read)
+        except _ReaderDied:
+            return
+        finally:
+            self._may_stop_reader = False
+        if served is not None:
+            caller.path = WITHOUT_TURN
+            caller.answer(served)
+        else:
+            self._bring(Query(lambda machine: machine.get(request.key), caller))
+
+    def look(self) -> None:
+        """A thread looks something up in the state machine: it may stand still here for any length of time."""
+        if not self._may_stop_reader or self._rng.random() > 0.15:
+            return
+        self._may_stop_reader = False
+        self._world.count("faults", Fault.STOP_READER.value)
+        self._note("a thread stands still in a read")
+        life = self._life
+        if self._rng.random() < 0.8:
+            self.pause()  # with all the others
+        self._world.run_nested(self._world.now + self._plan.step * (1 + 4 * self._rng.random()))
+        if life == self._life:
+            self.resume()
+        if life != self._life:
+            raise _ReaderDied
+        self._note("the thread goes on")
+
+    # ---- what leaves -------------------------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        self.cross(Boundary.MESSAGE)
+        self.checks.sending(self.id, message)
+        if not isinstance(message, AppendEntries | RequestVote) and self._unanswered.pop(message.call, None) is None:
+            raise Violation(f"{self.name} replies to a call that is not waiting: {describe(message)}")
+        assert self.replica is not None
+        self._world.count("messages", f"{_kind(message)} by a {NAMES[type(self.replica.raft.role)]}")
+        self._network.send(self.name, f"n{message.recipient}", message, self._latency)
+
+    def answer(self, caller: WatchedCaller, outcome: Outcome) -> None:
+        """A caller has been answered."""
+        self.cross(Boundary.ANSWER)
+        if caller not in self._callers:
+            raise Violation(f"{self.name} answers twice: {describe(caller.call)}")
+        del self._callers[caller]
+        path = caller.path if isinstance(outcome, Served) else ""
+        self._network.send(self.name, caller.client, Answer(caller.call.number, outcome, path), self._latency)
+
+    def _note(self, text: str) -> None:
+        self._world.tell(self.name, text)
+
+
+def _kind(message: Message) -> str:
+    match message:
+        case AppendEntries():
+            return "AppendEntries with entries" if message.entries else "AppendEntries, empty"
+        case AppendEntriesReply():
+            return "AppendEntriesReply, success" if message.success else "AppendEntriesReply, rejection"
+        case RequestVote():
+            return "RequestVote, pre-vote" if message.pre_vote else "RequestVote"
+        case _:
+            kind = "pre-vote " if message.pre_vote else ""
+            return f"RequestVoteReply, {kind}{'granted' if message.granted else 'refused'}"

@@ -1,0 +1,205 @@
+"""What a seed decides: theory of operation.
+
+Every seed draws a `Plan` before its run begins: how many members, how each is configured, how fast its clock runs, how
+the network and the disks behave, what clients do, and which kinds of faults the storm may choose from. Each kind is in
+with some probability only (swarm testing: a run with few kinds of faults gets deeper into what these can do than one in
+which everything breaks at once).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+
+from raftkv.operations import TermSettings, encode_settings
+from raftkv.raft import core
+
+
+class Fault(Enum):
+    """What may go wrong; the value is its name in the summary."""
+
+    # Of every message of a run that has it
+    DROP = "drop messages"
+    DUPLICATE = "duplicate messages"
+    REORDER = "reorder messages"
+    SLOW = "slow links"
+    # At moments that the storm chooses
+    PARTITION = "partition"
+    ONE_WAY = "one-way partition"
+    CUT_LINKS = "cut some directions"
+    CLOG = "clog a direction"
+    REPLAY = "replay old messages"
+    CRASH = "crash a process"
+    POWER_LOSS = "power loss"
+    CRASH_AT_BOUNDARY = "crash at a boundary"
+    CRASH_ALL = "crash all"
+    NEW_LEADER = "trouble for a new leader"
+    COUP = "coup"
+    PAUSE = "pause a process"
+    STOP_READER = "stop a thread in a read"
+    STALL = "stall of a disk"
+    IO_ERROR = "I/O error"
+    DISK_FULL = "disk full"
+    BIT_FLIP = "bit flip"
+
+
+OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
+OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE, Fault.STOP_READER, Fault.NEW_LEADER))
+"""The other two happen on their own occasions: a read without the turn, an election."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPlan:
+    name: str
+    pace: float
+    """Seconds between operations, on average."""
+    window: int
+    """How many operations may be unanswered."""
+    reads: float
+    """The fraction of operations that read."""
+    bound_to: int
+    """The one member that it talks to, whether that leads or not; 0: it follows the leader."""
+    has_session: bool
+    """If not, it writes in the text form, each write once."""
+    patience: float
+    """How long it goes on trying to get an operation done, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    step: float
+    """The shortest election timeout, seconds: what all other times are multiples of."""
+    configs: dict[int, core.Config]
+    """By member."""
+    clock_rates: dict[int, float]
+    drift_violated: bool
+    """Clocks run outside what is assumed of them: reads under a lease may be stale, nothing else may go wrong."""
+    faults: frozenset[Fault]
+    storm: float
+    """How long faults happen, seconds."""
+    fault_pace: float
+    """Seconds between faults, on average."""
+    network_delay: float
+    """Up to so many seconds a message takes."""
+    sync_time: float
+    """Up to so many seconds a sync takes."""
+    gather: float
+    """How long a member may take to notice an input, seconds: what arrives meanwhile shares its turn."""
+    timer_lateness: float
+    segment_bytes: int
+    cache_bytes: int
+    settings: TermSettings
+    keys: tuple[bytes, ...]
+    clients: tuple[ClientPlan, ...]
+
+    @property
+    def members(self) -> list[int]:
+        return sorted(self.configs)
+
+    def has(self, fault: Fault) -> bool:
+        return fault in self.faults
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        config = self.configs[1]
+        timeouts = "/".join(f"{c.election_timeout:g}" for c in self.configs.values())
+        leases = "/".join(f"{c.lease_duration:g}" for c in self.configs.values())
+        rates = "/".join(f"{rate:.3f}" for rate in self.clock_rates.values())
+        drift = f"{config.clock_drift:g}" + (" VIOLATED" if self.drift_violated else "")
+        return (
+            f"{len(self.configs)} members, election timeouts {timeouts} s, heartbeats every "
+            f"{config.heartbeat_interval:g} s, leases {leases} s, assumed drift {drift}, clocks {rates}, "
+            f"segments of {self.segment_bytes} bytes, {len(self.clients)} clients, {len(self.keys)} keys; "
+            f"faults: {', '.join(fault.value for fault in Fault if fault in self.faults) or 'none'}"
+        )
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(f"{seed}/plan")
+    members = rng.choice([1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
+    faults, fault_pace = _draw_faults(rng)
+    settings = TermSettings(
+        cluster_id=bytes(rng.randrange(256) for _ in range(16)),
+        max_sessions=rng.choice([3, 8, 100, 100]),
+        session_timeout_ms=rng.choice([400, 2_000, 60_000, 60_000]),
+        max_unanswered=rng.choice([2, 4, 1000]),
+    )
+    drift = rng.choice([0.0, 0.01, 0.01, 0.1])
+    drift_violated = rng.random() < 0.1
+    step = rng.choice([0.1, 0.2, 0.5, 1.0])
+    keys = tuple(b"k%d" % i for i in range(1, rng.choice([2, 3, 4]) + 1))
+    return Plan(
+        seed=seed,
+        step=step,
+        configs=_draw_configs(rng, members, step, drift, settings),
+        clock_rates={m: _draw_rate(rng, 0.4 if drift_violated else drift) for m in range(1, members + 1)},
+        drift_violated=drift_violated,
+        faults=faults,
+        storm=step * min(80.0, max(15.0, fault_pace * rng.choice([10, 20, 40]))),
+        fault_pace=step * fault_pace,
+        network_delay=step * rng.choice([0.01, 0.05, 0.1]),
+        sync_time=step * rng.choice([0.0, 0.002, 0.02]),
+        gather=step * rng.choice([0.0, 0.0, 0.01, 0.03]),
+        timer_lateness=step * rng.choice([0.0, 0.01, 0.1]),
+        segment_bytes=rng.choice([200, 1_000, 4_000, 1 << 20]),
+        cache_bytes=rng.choice([0, 1_000, 1 << 20]),
+        settings=settings,
+        keys=keys,
+        clients=_draw_clients(rng, members, step),
+    )
+
+
+def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:
+    """The faults, and how many steps there are between two. Either a few kinds at leisure, so that each can have its
+    effect, or many at once."""
+    if rng.random() < 0.5:
+        return frozenset(rng.sample(list(Fault), rng.choice([1, 2, 3, 4]))), rng.choice([1.0, 3.0, 5.0])
+    density = rng.choice([0.2, 0.5])
+    return frozenset(fault for fault in Fault if rng.random() < density), rng.choice([0.2, 0.5, 1.0, 3.0])
+
+
+def _draw_configs(
+    rng: random.Random, members: int, step: float, drift: float, settings: TermSettings
+) -> dict[int, core.Config]:
+    lease = rng.choice([0.0, 0.5, 0.8, 1.5, 2.0, 3.0])
+    leases_differ, timeouts_differ = rng.random() < 0.4, rng.random() < 0.3
+    max_append_bytes = rng.choice([1, 1, 100, 1 << 20])
+    max_in_flight = rng.choice([1, 2, 2, 8])
+    max_apply_bytes = rng.choice([1, 200, 1 << 20])
+    configs = {}
+    for member in range(1, members + 1):
+        own_lease = rng.choice([0.0, 0.3, 0.8, 2.0, 5.0]) if leases_differ else lease
+        configs[member] = core.Config(
+            election_timeout=step * (rng.choice([1, 1, 2, 3]) if timeouts_differ else 1),
+            heartbeat_interval=step / rng.choice([3, 5]),
+            lease_duration=step * own_lease,
+            clock_drift=drift,
+            max_append_bytes=max_append_bytes,
+            max_appends_in_flight=max_in_flight,
+            max_apply_bytes=max_apply_bytes,
+            term_settings=encode_settings(settings),
+        )
+    return configs
+
+
+def _draw_rate(rng: random.Random, drift: float) -> float:
+    return rng.choice([1 - drift, 1 + drift, 1.0, 1 - drift + 2 * drift * rng.random()])
+
+
+def _draw_clients(rng: random.Random, members: int, step: float) -> tuple[ClientPlan, ...]:
+    pace = step * rng.choice([0.05, 0.2, 0.5])
+    return tuple(
+        ClientPlan(
+            name=f"c{number}",
+            pace=pace,
+            window=rng.choice([1, 1, 3, 6]),
+            reads=rng.choice([0.2, 0.5, 1.0]) if number > 1 else 0.3,
+            bound_to=rng.randrange(1, members + 1) if number > 1 and rng.random() < 0.3 else 0,
+            has_session=number == 1 or rng.random() < 0.7,
+            patience=step * rng.choice([2, 6, 20]),
+        )
+        for number in range(1, rng.choice([2, 3, 4, 5]) + 1)
+    )

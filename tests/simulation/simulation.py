@@ -1,0 +1,125 @@
+"""One run: theory of operation.
+
+A seed makes a plan; the plan makes a world with members, clients, a network and disks. For a while the storm rages and
+clients work; everything is checked at every step. Then all is mended, and within a bounded time the cluster has to
+come to rest: a leader that serves, every client's last operations answered, all members equal. At the end the clients'
+history has to be linearizable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.linearizability.checker import check
+from tests.linearizability.history import Recorder
+from tests.simulation.checks import Checks
+from tests.simulation.clients import Client, all_done
+from tests.simulation.member import Member
+from tests.simulation.network import Network
+from tests.simulation.plan import Plan, draw
+from tests.simulation.stage import Stage
+from tests.simulation.storm import Storm
+from tests.simulation.world import Violation, World
+
+_REST = 60
+"""Steps within which the cluster has to come to rest after the storm. Ten or so are usual: election timeouts and leases
+are up to five, and a lease has to run out before a new leader serves."""
+
+_EVENTS_OF_A_STORM = 20_000
+"""A storm of more events ends before its time: several short runs find more than a long one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a run."""
+
+    seed: int
+    violation: str
+    """Empty: there is none."""
+    events: int
+    seconds: float
+    """Of virtual time."""
+    counts: Counter[tuple[str, str]]
+    cpu_seconds: float
+    """What it took to compute."""
+
+
+class Simulation:
+    def __init__(self, plan: Plan, write: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.world = world = World(plan.seed, write)
+        self.recorder = Recorder(clock=lambda: world.now)
+        names = [f"n{member}" for member in plan.members]
+        self.network = Network(world, plan, names, [client.name for client in plan.clients])
+        self.checks = Checks(world, trusts_clocks=not plan.drift_violated)
+        self.members = {id: Member(world, self.network, self.checks, plan, id) for id in plan.members}
+        self.clients = [Client(world, self.network, plan, own, self.recorder) for own in plan.clients]
+        self.storm = Storm(Stage(world, self.network, self.members, self.clients, plan), self.checks)
+
+    def run(self) -> None:
+        """Run it to its end. Raises Violation."""
+        for member in self.members.values():
+            member.start()
+        self.storm.begin()
+        while self.world.now < self.plan.storm and self.world.events < _EVENTS_OF_A_STORM:
+            self.world.run(self.world.now + self.plan.step)
+        self.storm.end()
+        for client in self.clients:
+            client.finish()
+        self._come_to_rest()
+        for member in self.members.values():
+            assert member.replica is not None
+            self.checks.compare(member.id, member.replica.machine)
+        self._check_history()
+
+    def _come_to_rest(self) -> None:
+        step = self.plan.step
+        deadline = self.world.now + _REST * step
+        while not self._is_at_rest():
+            if self.world.now >= deadline:
+                raise Violation(f"no rest within {_REST * step:g} s after the storm: {self._describe()}")
+            self.world.run(self.world.now + step / 10)
+
+    def _is_at_rest(self) -> bool:
+        statuses = [member.replica.status() for member in self.members.values() if member.replica is not None]
+        return (
+            all_done(self.clients)
+            and len(statuses) == len(self.members)
+            and len({status.applied_index for status in statuses}) == 1
+            and all(status.last_log_index == status.applied_index for status in statuses)
+            and any(status.serving for status in statuses)
+            and not any(member.has_callers for member in self.members.values())
+        )
+
+    def _describe(self) -> str:
+        members = [f"{m.name} {m.replica.status() if m.replica else m.state.value}" for m in self.members.values()]
+        waiting = [client.plan.name for client in self.clients if not client.is_done]
+        return "; ".join(members) + f"; clients that wait: {', '.join(waiting) or 'none'}"
+
+    def _check_history(self) -> None:
+        history = self.recorder.history()
+        self.world.count("client outcomes", "operations in all", len(history))
+        verdict = check(history)
+        if not verdict.linearizable:
+            for violation in verdict.violations:
+                for line in str(violation).splitlines():
+                    self.world.tell("history", line)
+            raise Violation(str(verdict.violations[0]).splitlines()[0])
+
+
+def simulate(seed: int, write: Callable[[str], None] | None = None) -> Report:
+    """Run a seed; `write` takes the lines of its trace."""
+    started = time.process_time()
+    plan = draw(seed)
+    simulation = Simulation(plan, write)
+    world, violation = simulation.world, ""
+    world.tell("plan", plan.describe())
+    try:
+        simulation.run()
+    except Violation as found:
+        violation = str(found)
+        world.tell("VIOLATION", violation)
+    return Report(seed, violation, world.events, world.now, world.counts, time.process_time() - started)

@@ -1,0 +1,82 @@
+"""The real storage, state machine and replica, watched: each tells its member, and the checks, what it is doing.
+
+Nothing is changed in what they do. The order in which things are told is that in which they happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raftkv.kv import StateMachine
+from raftkv.operations import Result
+from raftkv.raft.types import Entry, HardState
+from raftkv.replica import Outcome, Query, Replica
+from raftkv.storage import Storage
+from tests.simulation.calls import IN_TURN, READ_INDEX, Call
+from tests.simulation.disk import Boundary
+
+if TYPE_CHECKING:
+    from tests.simulation.member import Member
+
+
+class WatchedStorage(Storage):
+    def __init__(self, member: Member, addresses: Mapping[int, str], segment_bytes: int, cache_bytes: int) -> None:
+        super().__init__(
+            member.disk.directory,
+            member_id=member.id,
+            members=addresses,
+            disk=member.disk,
+            segment_bytes=segment_bytes,
+            cache_bytes=cache_bytes,
+            incarnation=bytes([member.id]) * 16,
+        )
+        self._member = member
+
+    def persist(self, hard_state: HardState | None, entries: Sequence[Entry], commit_index: int) -> None:
+        checks = self._member.checks
+        checks.persisting(self._member.id, hard_state, entries, commit_index)
+        super().persist(hard_state, entries, commit_index)
+        checks.persisted(self._member.id)
+
+
+class WatchedMachine(StateMachine):
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        self._member = member
+
+    def apply(self, entry: Entry) -> list[Result]:
+        self._member.cross(Boundary.APPLY)
+        revision = self.revision
+        results = super().apply(entry)
+        self._member.checks.applied(self._member.id, entry, self, revision)
+        return results
+
+    def get(self, key: bytes) -> bytes | None:
+        self._member.look()
+        value = super().get(key)
+        self._member.look()
+        return value
+
+
+class WatchedReplica(Replica):
+    def _ask_to_read(self, query: Query, now: float) -> None:
+        lease = self.raft.lease
+        if isinstance(query.caller, WatchedCaller):
+            query.caller.path = IN_TURN if lease is not None and lease.is_valid(now) else READ_INDEX
+        super()._ask_to_read(query, now)
+
+
+@dataclass(eq=False, slots=True)
+class WatchedCaller:
+    """Who waits for the answer to a client's call."""
+
+    member: Member
+    client: str
+    call: Call
+    path: str = ""
+    """Of a read: how it is made sure that it is not stale."""
+
+    def answer(self, outcome: Outcome) -> None:
+        self.member.answer(self, outcome)
