@@ -125,10 +125,9 @@ class Router:
         self.closed = threading.Event()
         self._members = tuple(Member(address) for address in dict.fromkeys(addresses))
         """Only ever replaced, by a longer one, under `_learning`."""
-        self._cluster_id = b""
-        """Of the cluster that this client talks to, from the first answer that tells it."""
-        self._list: dict[int, str] = {}
-        """The members that the first answer named; tells clusters apart as long as the id is not known."""
+        self._home: StatusReply | None = None
+        """From the first leader found: it tells which cluster this client talks to. A member that does not lead can't
+        say, it may be a stranger who listens at one of our addresses."""
         self._learning = threading.Lock()
         self._looking = threading.Lock()
         """Held by the one thread that looks for the leader."""
@@ -186,9 +185,9 @@ class Router:
                 replies += [(member, reply) for member, reply in answers if reply is not None]
         if not replies:
             return [NodeStatus(m.id, m.address, "unreachable", error=m.trouble) for m in asked]
-        by_id = {reply.id: reply for _, reply in replies}
+        newest = max((reply for _, reply in replies), key=lambda reply: (reply.role == "leader", reply.term))
+        by_id = {reply.id: reply for _, reply in replies if _same_cluster(reply, newest)}
         trouble = {member.id: member.trouble for member in asked if member.trouble}
-        newest = max(by_id.values(), key=lambda reply: reply.term)
         return [
             _row(m.id, m.address, by_id.get(m.id), trouble.get(m.id, ""))
             for m in sorted(newest.members, key=lambda m: m.id)
@@ -237,18 +236,21 @@ class Router:
 
     def _round(self, until: float) -> None:
         """Ask every member once, and follow the leader if one answers. The caller holds `_looking`."""
-        best: tuple[int, Member] | None = None
+        best: tuple[StatusReply, Member] | None = None
         with closing(self._ask(self._members, until)) as answers:
             for member, reply in answers:
-                if reply is None or reply.role != "leader" or (best is not None and reply.term <= best[0]):
+                if reply is None or reply.role != "leader" or (best is not None and reply.term <= best[0].term):
                     continue
-                best = reply.term, member
+                best = reply, member
                 if reply.term >= self._leader_term:
                     break  # nobody can know better
         # A leader of an older term is one that was cut off or stopped: followed only if there is no other to be found.
-        if best is not None and (self._leader is None or best[0] >= self._leader_term):
-            self._leader_term, self._leader = best
+        if best is not None and (self._leader is None or best[0].term >= self._leader_term):
+            found, self._leader = best
+            self._leader_term = found.term
             self._heard = time.monotonic()
+            if self._home is None or not self._home.cluster_id:
+                self._home = found
         self._asked = time.monotonic()
 
     def _ask(self, members: Iterable[Member], until: float) -> Generator[tuple[Member, StatusReply | None], None, None]:
@@ -291,15 +293,7 @@ class Router:
     def _is_ours(self, reply: StatusReply) -> bool:
         """Whether the answer comes from this client's cluster. Another one may listen at an address that ours has in
         its list: a session means nothing there, and a write would be lost to us."""
-        named = {m.id: m.address for m in reply.members}
-        with self._learning:
-            if self._cluster_id and reply.cluster_id:
-                return reply.cluster_id == self._cluster_id
-            if self._list and named != self._list:
-                return False
-            self._list = named
-            self._cluster_id = self._cluster_id or reply.cluster_id
-            return True
+        return self._home is None or _same_cluster(reply, self._home)
 
     def _learn(self, member: Member, reply: StatusReply) -> None:
         """Remember who the member is, and the members that it names."""
@@ -312,6 +306,13 @@ class Router:
             new = {m.id: m.address for m in reply.members}.keys() - {m.id for m in self._members}
             if new and not self.closed.is_set():
                 self._members += tuple(Member(m.address, m.id) for m in reply.members if m.id in new)
+
+
+def _same_cluster(one: StatusReply, other: StatusReply) -> bool:
+    """By the cluster's id; by the list of members, where one of the two does not know the id yet."""
+    if one.cluster_id and other.cluster_id:
+        return one.cluster_id == other.cluster_id
+    return {m.id: m.address for m in one.members} == {m.id: m.address for m in other.members}
 
 
 def _row(member_id: int, address: str, reply: StatusReply | None, trouble: str) -> NodeStatus:

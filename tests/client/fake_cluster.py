@@ -115,6 +115,8 @@ class FakeCluster:
         """Whether the other members know who leads."""
         self.deluded = 0
         """This member says that it leads in term 1, whatever the others say."""
+        self.stranger = 0
+        """This member says that it is of another cluster."""
         self.arrived: list[Arrived] = []
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
@@ -176,6 +178,7 @@ class FakeCluster:
             commit_index=machine.applied_index,
             applied_index=machine.applied_index,
             last_log_index=machine.applied_index,
+            cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
             members=[Member(id=m.id, address=m.address) for m in self.members.values()],
             version="fake",
             keys=len(machine),

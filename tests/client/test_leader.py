@@ -127,6 +127,31 @@ def test_a_leader_of_an_old_term_does_not_win_against_the_present_one(cluster: F
     assert cluster.members[1].calls == 0
 
 
+def test_a_stranger_at_one_of_the_addresses_is_not_believed_though_it_answers_first(cluster: FakeCluster) -> None:
+    cluster.stranger = 3
+    cluster.members[1].pause()  # the leader
+    with Client(cluster.addresses, timeout=QUICK) as client:
+        writer = threading.Thread(target=client.set, args=("key", "value"))
+        writer.start()
+        wait_until(lambda: cluster.members[3].status_calls > 1, "the stranger has answered")
+        cluster.members[1].resume()
+        writer.join()
+        assert client.get("key") == b"value"
+        rows = {row.id: row for row in client.status()}
+    assert rows[3].role == "unreachable"
+    assert cluster.members[3].calls == 0
+
+
+def test_a_leader_of_another_cluster_is_not_followed(cluster: FakeCluster) -> None:
+    with Client(cluster.addresses, timeout=1.0) as client:
+        client.set("key", "1")
+        cluster.stranger = 2
+        cluster.elect(2)
+        with pytest.raises(NotApplied, match="none leads"):
+            client.get("key")
+    assert cluster.members[2].calls == 0
+
+
 def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
     cluster.elect(0)
     with Client(cluster.addresses, timeout=10) as client:
