@@ -70,7 +70,8 @@ class NodeConfig:
     max_waiting_calls: int = _setting(1000, 1, 1_000_000, "calls")
     max_waiting_bytes: int = _setting(64 * _MIB, 64, 1024 * 1024 * _MIB, "bytes")
     call_timeout: float = _setting(5.0, 0.01, 3600, "seconds")
-    client_threads: int = _setting(32, 1, 1024, "threads")
+    max_client_streams: int = _setting(500, 1, 10_000, "streams")
+    client_threads: int = _setting(8, 1, 1024, "threads")
 
     # Client sessions
     session_timeout: float = _setting(3600.0, 1, 366 * 86400, "seconds")

@@ -47,7 +47,7 @@ from raftkv.raft import core
 from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import AppendEntries, Message, RequestVote
 from raftkv.raft.types import Configuration
-from raftkv.replica import Input, NotLeader, Query, Replica, Served, Status, Unreachable, Write
+from raftkv.replica import Input, NotLeader, Query, Replica, Status, Unreachable, Write
 from raftkv.server import CannotListen, Server, ServerLimits
 from raftkv.service import Service, ServiceLimits
 from raftkv.storage import Storage
@@ -60,8 +60,6 @@ Fail = Callable[[BaseException], None]
 
 STOP_GRACE: Final = 1.0
 """Seconds that calls in flight get to succeed when the node stops."""
-_LAST_WORDS: Final = 1.0
-"""Seconds that it then takes at most to tell the others that their outcome is unknown."""
 _STRANGER_INTERVAL: Final = 60.0
 """Seconds before the same refusal of the same peer is logged again."""
 _ENTRY_OVERHEAD: Final = 10
@@ -106,7 +104,7 @@ class RaftNode:
             log.info,
         )
         self._turn: Turn[Input] = Turn(self, now, fail)
-        self._service = Service(self, _service_limits(config))
+        self._service = Service(self, _service_limits(config), server.aside)
         self._senders = {
             peer: PeerSender(
                 peer, self.membership, _sending_limits(config), now, self.bring, self._unreachable, log.warning, fail
@@ -117,16 +115,17 @@ class RaftNode:
 
     def start(self) -> None:
         """Answer calls, and take part in the cluster."""
+        self._service.start()
         self._server.serve(self._service)
         self._turn.start()
 
     def stop(self, grace: float = STOP_GRACE) -> None:
         """Stop for good. Calls in flight are answered: those that can't be carried out within `grace` seconds with
         *unknown*, those that have not begun with "not the leader"."""
-        all_answered = self._server.stop(grace + _LAST_WORDS)
-        all_answered.wait(grace)
+        self._server.drain(grace)
         self._turn.finish(lambda: _Stopped(self._replica))
-        all_answered.wait()
+        self._service.stop()
+        self._server.stop()
         for sender in self._senders.values():
             sender.close()
         self._storage.close()
@@ -137,8 +136,8 @@ class RaftNode:
         """Hand an input to the replica. From any thread."""
         self._turn.bring(item)
 
-    def read_under_lease(self, key: bytes) -> Served | None:
-        return self._replica.read_under_lease(key, self._now)
+    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        return self._replica.read_under_lease(keys, self._now)
 
     def status(self) -> Status:
         return self._replica.status()
@@ -248,7 +247,9 @@ def _sending_limits(config: NodeConfig) -> SendingLimits:
 
 def server_limits(config: NodeConfig) -> ServerLimits:
     """How the settings bound what a node takes in."""
-    return ServerLimits(config.client_threads, config.max_waiting_calls, _max_message_bytes(config))
+    return ServerLimits(
+        config.client_threads, config.max_waiting_calls, config.max_client_streams, _max_message_bytes(config)
+    )
 
 
 # ---- starting and stopping a process ---------------------------------------------------------------------------------

@@ -4,23 +4,26 @@ A client's writes travel as a *batch*: bytes that the client library makes, the 
 entry, and every member decodes once, when it applies them. The format is the project's own, since it is part of the
 replicated state: what decodes on one member must decode on all, whatever libraries they run.
 
-    batch      version u8 | session u64 | lowest unanswered u64 | operations u32 | operation ...
-    operation  code u8 | sequence u64 | key length u32 | value length u32 | expected length u32 | key value expected
+    batch      version u8 | session u64 | lowest unanswered u64 | operations u32 | header ... | data ...
+    header     code u8 | sequence u64 | key length u32 | value length u32 | expected length u32
+    data       key value expected
 
-All integers little-endian. A simple client's operation travels as *text* instead (`SET key value`), without a session.
+One header and one piece of data for each operation; the headers stand together, so that the leader can check a batch
+without touching the data. All integers little-endian. A simple client's operation travels as *text* instead (`SET key
+value`), without a session.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 FORMAT_VERSION: Final = 1
 _BATCH: Final = struct.Struct("<BQQI")
-_OPERATION: Final = struct.Struct("<BQIII")
+_HEADER: Final = struct.Struct("<BQIII")
 
 
 class Malformed(ValueError):
@@ -53,6 +56,10 @@ class Status(IntEnum):
     """The client itself has said that this operation was answered long ago."""
     TOO_MANY_UNANSWERED = 5
     """The number is too far above the lowest unanswered one: the session would have to keep too many answers."""
+
+
+REFUSED: Final = 255
+"""In a leader's answer, in the place of a Status: it has not proposed the operation, which breaks a limit."""
 
 
 class Operation(NamedTuple):
@@ -96,48 +103,112 @@ class TermSettings:
     """Answers kept for each session."""
 
 
+class OperationLike(Protocol):
+    """What can be encoded: an `Operation`, or anything with the same fields."""
+
+    @property
+    def code(self) -> Code: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def expected(self) -> bytes: ...
+    @property
+    def sequence(self) -> int: ...
+
+
 def encode_batch(batch: Batch) -> bytes:
     """The bytes of a batch."""
-    parts = [_BATCH.pack(FORMAT_VERSION, batch.session, batch.lowest_unanswered, len(batch.operations))]
-    for op in batch.operations:
-        parts.append(_OPERATION.pack(op.code, op.sequence, len(op.key), len(op.value), len(op.expected)))
+    return encode_operations(batch.operations, batch.session, batch.lowest_unanswered)
+
+
+def encode_operations(operations: Sequence[OperationLike], session: int, lowest_unanswered: int) -> bytes:
+    """The bytes of a batch of these operations."""
+    pack = _HEADER.pack
+    parts = [_BATCH.pack(FORMAT_VERSION, session, lowest_unanswered, len(operations))]
+    parts += [pack(op.code, op.sequence, len(op.key), len(op.value), len(op.expected)) for op in operations]
+    for op in operations:
         parts += (op.key, op.value, op.expected)
     return b"".join(parts)
 
 
 def decode_batch(data: bytes) -> Batch:
     """The batch that `data` holds, the whole of it. Raises Malformed for anything else."""
+    session, lowest_unanswered, headers, end = _decode_headers(data)
+    codes = _CODES
+    operations = []
+    try:
+        for code, sequence, key_length, value_length, expected_length in headers:
+            value_start = end + key_length
+            expected_start = value_start + value_length
+            key, value = data[end:value_start], data[value_start:expected_start]
+            end = expected_start + expected_length
+            operations.append(Operation(codes[code], key, value, data[expected_start:end], sequence))
+    except KeyError:
+        raise Malformed(f"the code of operation {len(operations)} of the batch is unknown") from None
+    _require_end(data, end)
+    return Batch(tuple(operations), session, lowest_unanswered)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """In bytes."""
+
+    max_key_bytes: int
+    max_value_bytes: int
+
+
+def find_refused(data: bytes, limits: SizeLimits) -> tuple[int, dict[int, str]]:
+    """Check the framing of a batch, and of its operations only what the headers say: how many there are, and by
+    position those that may not be proposed, with the reason. Raises Malformed."""
+    _, _, headers, end = _decode_headers(data)
+    refused: dict[int, str] = {}
+    count = 0
+    max_key, max_value, codes = limits.max_key_bytes, limits.max_value_bytes, _CODES
+    for code, _, key_length, value_length, expected_length in headers:
+        if code not in codes:
+            raise Malformed(f"the code of operation {count} of the batch is unknown")
+        if not 0 < key_length <= max_key or value_length > max_value or expected_length > max_value:
+            reason = _complaint(code, key_length, max(value_length, expected_length), limits)
+            if reason:
+                refused[count] = reason
+        end += key_length + value_length + expected_length
+        count += 1
+    _require_end(data, end)
+    return count, refused
+
+
+def _complaint(code: int, key_length: int, value_length: int, limits: SizeLimits) -> str:
+    if value_length > limits.max_value_bytes:
+        return f"the value has {value_length} bytes; at most {limits.max_value_bytes} are allowed"
+    if code in (Code.OPEN_SESSION, Code.CLOSE_SESSION):
+        return ""
+    if not key_length:
+        return "a key must not be empty"
+    return f"the key has {key_length} bytes; at most {limits.max_key_bytes} are allowed"
+
+
+_CODES: Final = {int(code): code for code in Code}
+
+
+def _decode_headers(data: bytes) -> tuple[int, int, Iterator[tuple[int, int, int, int, int]], int]:
+    """Session, lowest unanswered number, headers, and where the data begins."""
     try:
         version, session, lowest_unanswered, count = _BATCH.unpack_from(data)
     except struct.error:
         raise Malformed(f"a batch of {len(data)} bytes is too short") from None
     if version != FORMAT_VERSION:
         raise Malformed(f"batch format {version} is not known here, only {FORMAT_VERSION}")
-    return Batch(_decode_operations(data, count), session, lowest_unanswered)
+    end = _BATCH.size + count * _HEADER.size
+    if end > len(data):
+        raise Malformed(f"a batch of {len(data)} bytes is too short for {count} operations")
+    return session, lowest_unanswered, _HEADER.iter_unpack(data[_BATCH.size : end]), end
 
 
-_CODES: Final = {int(code): code for code in Code}
-
-
-def _decode_operations(data: bytes, count: int) -> tuple[Operation, ...]:
-    """Every write passes here once on every member: hence the local names, and one check of the end for all."""
-    unpack_from, header_size, codes = _OPERATION.unpack_from, _OPERATION.size, _CODES
-    operations = []
-    end = _BATCH.size
-    try:
-        for _ in range(count):
-            code, sequence, key_length, value_length, expected_length = unpack_from(data, end)
-            key_start = end + header_size
-            value_start = key_start + key_length
-            expected_start = value_start + value_length
-            end = expected_start + expected_length
-            key, value = data[key_start:value_start], data[value_start:expected_start]
-            operations.append(Operation(codes[code], key, value, data[expected_start:end], sequence))
-    except (struct.error, KeyError):
-        raise Malformed(f"operation {len(operations)} of the batch is cut short, or its code is unknown") from None
+def _require_end(data: bytes, end: int) -> None:
     if end != len(data):
         raise Malformed(f"a batch of {len(data)} bytes whose operations end at byte {end}")
-    return tuple(operations)
 
 
 _SETTINGS: Final = struct.Struct("<B16sQQQ")

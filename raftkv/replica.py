@@ -55,6 +55,9 @@ Outcome = Applied | Served | NotLeader | Unknown
 
 
 class Caller(Protocol):
+    def is_wanted(self) -> bool:
+        """Whether a write is still to be proposed. Asked by whoever holds the turn, just before."""
+
     def answer(self, outcome: Outcome) -> None:
         """Take the outcome; called once, by whoever holds the turn, and must not block."""
 
@@ -166,6 +169,9 @@ class Replica:
             self.raft.step(item, now)
 
     def _propose(self, write: Write, now: float) -> None:
+        if not write.caller.is_wanted():
+            write.caller.answer(NotLeader(self.raft.leader_id))
+            return
         try:
             (position,) = self.raft.propose([write.proposal], now)
         except core.NotLeader as error:
@@ -235,8 +241,9 @@ class Replica:
 
     # ---- reads without the turn --------------------------------------------------------------------------------------
 
-    def read_under_lease(self, key: bytes, clock: Callable[[], float]) -> Served | None:
-        """Read one key under the leader's lease, from any thread and without the turn; None: `Query` has to be asked.
+    def read_under_lease(self, keys: Sequence[bytes], clock: Callable[[], float]) -> list[bytes | None] | None:
+        """Read keys under the leader's lease, from any thread and without the turn; None: `Query` has to be asked. Each
+        key is a read by itself: together they are no picture of one moment.
 
         The lease is looked at before *and* after: this thread may be stopped for any length of time in between, and the
         turn may meanwhile have stepped down (hazard 60).
@@ -247,8 +254,9 @@ class Replica:
         # Of what was committed when the read arrived, nothing may be missing.
         if self.machine.applied_index < self.raft.committed_index:
             return None
-        value = self.machine.get(key)
+        get = self.machine.get
+        values = [get(key) for key in keys]
         still = self.raft.lease
         if still is None or still.term != lease.term or not still.is_valid(clock()):
             return None
-        return Served(value)
+        return values

@@ -1,7 +1,9 @@
 """gRPC's server, with a pool of threads for each kind of call, so that no kind can starve another: theory of operation.
 
-    peer      AppendEntries, RequestVote: a flood of clients must not delay a heartbeat, or there will be an election
-    client    ServeClient
+    peer      AppendEntries and its stream, RequestVote: a flood of clients must not delay a heartbeat, or there will be
+              an election
+    client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it
+    stream    ServeClientStream: two threads each as long as it lasts
     aside     Status; and telling a client that there is no room for its call
 
 gRPC's Python server hands every call to one pool, unless the method names its own: by an attribute that grpcio calls
@@ -15,23 +17,33 @@ while gRPC would log a traceback. And an exception in a method, which gRPC would
 from __future__ import annotations
 
 import errno
+import importlib
 import socket
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
 from raftkv.wire import raft_pb2 as wire
 
 Request = TypeVar("Request", bound=Message)
 
+_send_status: Any = getattr(importlib.import_module("grpc._server"), "_status", None)
+"""See _Response."""
+
 SERVE_CLIENT: Final = "/RaftNode/ServeClient"
+SERVE_CLIENT_STREAM: Final = "/RaftNode/ServeClientStream"
 _ASIDE_THREADS: Final = 2
+_LAST_WORDS: Final = 1.0
+"""Seconds that calls get at most, when the node stops, to be told that their outcome is unknown."""
 
 
 class CannotListen(Exception):
@@ -43,48 +55,67 @@ class ServerLimits:
     client_threads: int
     max_waiting_calls: int
     """Client calls in the node, those that are being worked on included."""
+    max_streams: int
+    """Of clients."""
     max_message_bytes: int
     """Of a request."""
 
 
 class Pool(ThreadPoolExecutor):
-    """A pool of threads that knows how many calls it has taken and not finished."""
+    """A pool of threads that knows how many calls it has taken and are not finished."""
 
     def __init__(self, name: str, threads: int) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self.calls = 0
-        self._lock = threading.Lock()
+        self._idle = threading.Condition()
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        with self._lock:
-            self.calls += 1
+        self.begin()
         future = super().submit(*args, **kwargs)
-        future.add_done_callback(self._finished)
+        future.add_done_callback(lambda _: self.end())
         return future
 
-    def _finished(self, _: Future[Any]) -> None:
-        with self._lock:
+    def begin(self) -> None:
+        """A call counts from here on."""
+        with self._idle:
+            self.calls += 1
+
+    def end(self) -> None:
+        """One counts no more."""
+        with self._idle:
             self.calls -= 1
+            if not self.calls:
+                self._idle.notify_all()
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait until there are no calls, but not longer than this. Whether there are none."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self.calls, max(seconds, 0.0))
 
 
 class _Admission(grpc.ServerInterceptor):
-    """Refuses clients' calls while too many wait. Runs in gRPC's own thread, before the call is queued."""
+    """Refuses clients' calls while there are too many. Runs in gRPC's own thread, before the call is queued."""
 
-    def __init__(self, clients: Pool, aside: Pool, max_calls: int) -> None:
-        self._clients = clients
-        self._max_calls = max_calls
-        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_in_pool(aside, self._refuse))
+    def __init__(self, aside: Pool, bounds: dict[str, tuple[Pool, int, str]]) -> None:
+        """`bounds`: for a method, its pool, how many calls there may be, and what to say to one more."""
+        self._bounds = bounds
+        self._refusals: dict[str, Any] = {
+            method: grpc.unary_unary_rpc_method_handler(_in_pool(aside, _refuse_with(details)))
+            for method, (_, _, details) in bounds.items()
+        }
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        if details.method == SERVE_CLIENT and self._clients.calls >= self._max_calls:
-            return self._refusal
+        bound = self._bounds.get(details.method)
+        if bound is not None and bound[0].calls >= bound[1]:
+            return self._refusals[details.method]
         return continuation(details)
 
-    def _refuse(self, _: bytes, context: grpc.ServicerContext) -> None:
-        context.abort(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"{self._max_calls} calls wait already (MAX_WAITING_CALLS); nothing has been done: try again later",
-        )
+
+def _refuse_with(details: str) -> Callable[[bytes, grpc.ServicerContext], None]:
+    def refuse(_: bytes, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{details}; nothing has been done: try again later")
+
+    return refuse
 
 
 class Server:
@@ -93,12 +124,26 @@ class Server:
     def __init__(self, limits: ServerLimits, peers: int, fail: Callable[[BaseException], None]) -> None:
         """`fail` is called when a method raises what it should not, and is to stop the node."""
         self._fail = fail
-        self._peer_pool = Pool("peer", 2 * peers + 2)
+        # Each peer may have two streams and as many calls of the other kinds open.
+        self._peer_pool = Pool("peer", 4 * peers + 2)
         self._client_pool = Pool("client", limits.client_threads)
+        self._stream_pool = Pool("stream", limits.max_streams)
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
+        self._streams: set[ClientStream] = set()
+        self._peer_contexts: set[grpc.ServicerContext] = set()
+        self._stopped = threading.Event()
+        calls, streams = limits.max_waiting_calls, limits.max_streams
+        bounds = {
+            SERVE_CLIENT: (self._client_pool, calls, f"{calls} calls wait already (MAX_WAITING_CALLS)"),
+            SERVE_CLIENT_STREAM: (
+                self._stream_pool,
+                streams,
+                f"{streams} clients are connected already (MAX_CLIENT_STREAMS)",
+            ),
+        }
         self._server = grpc.server(
             self._client_pool,
-            interceptors=[_Admission(self._client_pool, self._aside_pool, limits.max_waiting_calls)],
+            interceptors=[_Admission(self._aside_pool, bounds)],
             options=[
                 # gRPC's default lets a second server share the port, and the calls (hazard 57).
                 ("grpc.so_reuseport", 0),
@@ -123,19 +168,43 @@ class Server:
 
     def serve(self, service: Service) -> None:
         """Answer calls from now on."""
-        methods = {
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "AppendEntries": self._handler(self._peer_pool, wire.AppendEntriesRequest, service.append_entries),
+            "AppendEntriesStream": self._peer_stream(service),
             "RequestVote": self._handler(self._peer_pool, wire.RequestVoteRequest, service.request_vote),
-            "ServeClient": self._handler(self._client_pool, wire.ServeClientRequest, service.serve_client),
+            "ServeClient": self._client_handler(service),
+            "ServeClientStream": self._client_stream(service),
             "Status": self._handler(self._aside_pool, wire.StatusRequest, service.status),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("RaftNode", methods),))
         self._server.start()
 
-    def stop(self, grace: float) -> threading.Event:
-        """Take no more calls, and give up those that are still in flight after `grace` seconds. The event is set when
-        all have been answered or given up."""
-        return self._server.stop(grace)
+    def aside(self, work: Callable[[], None]) -> None:
+        """Have a client's work done in one of the clients' threads."""
+        self._client_pool.submit(self._guarded, work)
+
+    def drain(self, seconds: float) -> None:
+        """Take no more calls, and wait until those of clients have been answered, but not longer than `seconds`. What
+        members say to each other goes on."""
+        self._stopped = self._server.stop(seconds + _LAST_WORDS)
+        for stream in list(self._streams):
+            stream.close()
+        deadline = time.monotonic() + seconds
+        for pool in (self._client_pool, self._stream_pool):
+            pool.wait_idle(deadline - time.monotonic())
+
+    def stop(self) -> None:
+        """End what is left after `drain`: everything has been answered by now."""
+        for context in list(self._peer_contexts):
+            context.cancel()
+        self._stopped.wait()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as bug:
+            self._fail(bug)
+            raise
 
     def _handler(
         self,
@@ -143,22 +212,109 @@ class Server:
         request_type: type[Request],
         method: Callable[[Request, grpc.ServicerContext], Message],
     ) -> grpc.RpcMethodHandler[bytes, Message]:
+        """For a call that is answered by the thread that takes it."""
+
         def answer(data: bytes, context: grpc.ServicerContext) -> Message:
-            try:
+            with self._refusing(context, request_type):
                 return method(request_type.FromString(data), context)
-            except DecodeError:
-                refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"not a {request_type.DESCRIPTOR.name}")
-            except Refusal as error:
-                refusal = error
-            except BaseException as bug:
-                self._fail(bug)
-                raise
-            context.abort(refusal.code, refusal.details)
-            raise AssertionError("abort() raises")
+            raise AssertionError("a refusal raises")
 
         return grpc.unary_unary_rpc_method_handler(
             _in_pool(pool, answer), response_serializer=lambda reply: reply.SerializeToString()
         )
+
+    @contextmanager
+    def _refusing(self, context: grpc.ServicerContext, request_type: type[Message]) -> Iterator[None]:
+        """Ends the call with a status if it is refused inside, and the node if there is a bug."""
+        try:
+            yield
+            return
+        except DecodeError:
+            refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"not a {request_type.DESCRIPTOR.name}")
+        except Refusal as error:
+            refusal = error
+        except (grpc.RpcError, GeneratorExit):
+            raise  # the other side has gone
+        except BaseException as bug:
+            self._fail(bug)
+            raise
+        context.abort(refusal.code, refusal.details)
+
+    def _peer_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            self._peer_contexts.add(context)
+            context.add_callback(lambda: self._peer_contexts.discard(context))
+            with self._refusing(context, wire.AppendEntriesRequest):
+                decoded = map(wire.AppendEntriesRequest.FromString, requests)
+                for reply in service.append_entries_stream(decoded, context):
+                    yield reply.SerializeToString()
+
+        return grpc.stream_stream_rpc_method_handler(_in_pool(self._peer_pool, answer))
+
+    def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            stream = ClientStream(service)
+            self._streams.add(stream)
+            context.add_callback(stream.close)
+            reader = threading.Thread(
+                target=self._guarded, args=(lambda: stream.read(requests),), name="stream", daemon=True
+            )
+            reader.start()
+            try:
+                yield from stream.replies()
+            finally:
+                stream.close()
+                self._streams.discard(stream)
+
+        return grpc.stream_stream_rpc_method_handler(_in_pool(self._stream_pool, answer))
+
+    def _client_handler(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """For a call that nobody waits for: a unary one at the client, for which it makes no difference; here the kind
+        with a stream of answers, since gRPC lets its method return before it is answered."""
+
+        def begin(data: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
+            self._client_pool.begin()
+            response = _Response(context, send, self._client_pool.end)
+            try:
+                service.serve_client(wire.ServeClientRequest.FromString(data), context, response.respond)
+            except DecodeError:
+                response.respond(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "not a ServeClientRequest"))
+            except Refusal as refusal:
+                response.respond(refusal)
+            except BaseException as bug:
+                self._fail(bug)
+                raise
+
+        begin.experimental_non_blocking = True  # type: ignore[attr-defined]
+        begin.experimental_thread_pool = self._client_pool  # type: ignore[attr-defined]
+        return grpc.unary_stream_rpc_method_handler(begin)
+
+
+class _Response:
+    """The answer to a call whose method has returned. gRPC's `send` for such calls waits until the message is on its
+    way, which whoever holds the turn must not; so the answer and the status leave together, as they do for a unary
+    call, through the function that gRPC itself has for that. Where it is missing, `send` has to do."""
+
+    def __init__(self, context: Any, send: Callable[[bytes | None], None], finished: Callable[[], None]) -> None:
+        self._context = context
+        self._send = send
+        self._finished = finished
+
+    def respond(self, outcome: wire.ServeClientReply | Refusal) -> None:
+        """Answer; once."""
+        data = None
+        if isinstance(outcome, Refusal):
+            self._context.set_code(outcome.code)
+            self._context.set_details(outcome.details)
+        else:
+            data = outcome.SerializeToString()
+        self._finished()
+        if _send_status is not None:
+            _send_status(self._context._rpc_event, self._context._state, data)
+        else:
+            if data is not None:
+                self._send(data)
+            self._send(None)
 
 
 def _in_pool(pool: Pool, method: Callable[..., Any]) -> Callable[..., Any]:

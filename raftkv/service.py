@@ -5,17 +5,20 @@ A call between members becomes a message for the algorithm, and waits for the re
 that does not lead) has changed nothing. Once a write has been proposed the answer is its result or, if that does not
 come in time or can't be known any more, a status that means *unknown* (UNAVAILABLE, DEADLINE_EXCEEDED).
 
-The methods run in the threads of server.py, take the turn if it is free (turn.py), and then wait for their answer with
-a deadline. What waits to be committed is bounded in bytes, and refused before it is proposed (hazard 50).
+The methods run in the threads of server.py and take the turn if it is free (turn.py). No thread waits for a client's
+write: whoever holds the turn when it has been applied sends the answer. What waits to be committed is bounded in bytes,
+and refused before it is proposed (hazard 50). Streams of a client's requests are in client_stream.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -26,15 +29,16 @@ from raftkv.operations import (
     Malformed,
     Operation,
     Result,
+    SizeLimits,
     Status,
-    decode_batch,
+    find_refused,
     is_text_write,
     is_word,
     parse_text,
 )
 from raftkv.raft.messages import Reply, Request
 from raftkv.raft.types import EntryKind, Proposal
-from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Served, Unknown, Write
+from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Unknown, Write
 from raftkv.replica import Status as ReplicaStatus
 from raftkv.transport import Membership
 from raftkv.wire import raft_pb2 as wire
@@ -59,6 +63,46 @@ class ServiceLimits:
     """For a client's call that has no deadline of its own."""
     peer_timeout: float
 
+    def check_batch(self, data: bytes) -> dict[int, str]:
+        """The operations of a batch that may not be proposed, by position, in order, with the reason. Raises Refusal if
+        nothing of the batch may be."""
+        if len(data) > self.max_batch_bytes:
+            raise invalid(f"the batch has {len(data)} bytes; at most {self.max_batch_bytes} are allowed")
+        try:
+            count, refused = find_refused(data, SizeLimits(self.max_key_bytes, self.max_value_bytes))
+        except Malformed as error:
+            raise invalid(str(error)) from None
+        if not count:
+            raise invalid("the batch has no operations")
+        if count > self.max_batch_operations:
+            raise invalid(f"the batch has {count} operations; at most {self.max_batch_operations} are allowed")
+        return refused
+
+    def check_key(self, key: bytes) -> None:
+        """Raises Refusal."""
+        if not key:
+            raise invalid("a key must not be empty")
+        if len(key) > self.max_key_bytes:
+            raise invalid(f"the key has {len(key)} bytes; at most {self.max_key_bytes} are allowed")
+
+    def refused_keys(self, keys: Sequence[bytes]) -> dict[int, str]:
+        """Those of some keys that can't be read, by position, in order, with the reason."""
+        refused: dict[int, str] = {}
+        for position, key in enumerate(keys):
+            if not 0 < len(key) <= self.max_key_bytes:
+                try:
+                    self.check_key(key)
+                except Refusal as refusal:
+                    refused[position] = refusal.details
+        return refused
+
+    def check_operation(self, operation: Operation) -> None:
+        """Raises Refusal."""
+        self.check_key(operation.key)
+        for value in (operation.value, operation.expected):
+            if len(value) > self.max_value_bytes:
+                raise invalid(f"the value has {len(value)} bytes; at most {self.max_value_bytes} are allowed")
+
 
 class Host(Protocol):
     """What the service asks of its node."""
@@ -69,7 +113,7 @@ class Host(Protocol):
     def bring(self, item: Input) -> None:
         """Hand an input to the replica."""
 
-    def read_under_lease(self, key: bytes) -> Served | None: ...
+    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None: ...
 
     def status(self) -> ReplicaStatus: ...
 
@@ -87,6 +131,10 @@ class Refusal(Exception):
         super().__init__(details)
         self.code = code
         self.details = details
+
+
+def invalid(details: str) -> Refusal:
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, details)
 
 
 class Slot(Generic[Answer]):
@@ -109,77 +157,174 @@ class Slot(Generic[Answer]):
         return self._answer if self._answered.acquire(timeout=max(timeout, 0.0)) else None
 
 
+_LEAST_BYTES: Final = 512
+"""What a call takes that waits, however short it is."""
+
+
 class ByteBudget:
-    """A bound on bytes that wait."""
+    """A bound on the bytes of what waits for the replica."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
         self._lock = threading.Lock()
 
-    def take(self, amount: int) -> bool:
-        """Whether there was room; if so, `amount` is taken."""
+    def take(self, payload_bytes: int) -> int:
+        """Make room; what is to be given back. Raises Refusal if there is none."""
+        amount = max(payload_bytes, _LEAST_BYTES)
         with self._lock:
-            if self._used + amount > self._limit:
-                return False
-            self._used += amount
-            return True
+            if self._used + amount <= self._limit:
+                self._used += amount
+                return amount
+        raise Refusal(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "too much waits for a quorum (MAX_WAITING_BYTES); nothing has been done: try again later",
+        )
 
     def give_back(self, amount: int) -> None:
         with self._lock:
             self._used -= amount
 
 
-_LEAST_BYTES: Final = 512
-"""What a call takes that waits, however short it is."""
+# ---- calls that wait -------------------------------------------------------------------------------------------------
+
+Respond = Callable[["wire.ServeClientReply | Refusal"], None]
+"""Answers a client's call: once, from any thread, without waiting."""
+
+Finish = Callable[[Any], wire.ServeClientReply]
+"""Makes the reply out of a write's results, or of what a query has read. May raise Refusal."""
+
+Aside = Callable[[Callable[[], None]], object]
+"""Has a function run in another thread."""
+
+_WRITE_UNKNOWN: Final = "whether the write was or will be applied is unknown"
+_NOTHING_READ: Final = "nothing was read"
 
 
-class _Waiting(Slot[Outcome]):
-    """The caller of a write or a query. Its bytes count until the replica has answered, even if nobody waits for that
-    any more."""
+class _Pending:
+    """A client's call that waits for the replica. Its bytes count until that has answered, even if the client has been
+    told before that the time is over."""
 
-    __slots__ = ("_budget", "_size")
+    __slots__ = ("_answered", "_aside", "_finish", "_meaning", "_respond", "_service", "_size")
 
-    def __init__(self, budget: ByteBudget, size: int) -> None:
-        super().__init__()
-        self._budget = budget
+    def __init__(
+        self, service: Service, size: int, respond: Respond, finish: Finish, meaning: str, aside: Aside | None
+    ) -> None:
+        """`meaning` is what it means for the client if there is no answer. `aside` finishes it in another thread."""
+        self._service = service
+        self._aside = aside
         self._size = size
+        self._respond = respond
+        self._finish = finish
+        self._meaning = meaning
+        self._answered = threading.Lock()
+        """Acquired, for good, by whoever answers first."""
+
+    def is_wanted(self) -> bool:
+        return not self._answered.locked()
 
     def answer(self, outcome: Outcome) -> None:
-        self._budget.give_back(self._size)
-        super().answer(outcome)
+        if self._aside is None:
+            self._answer(outcome)
+        else:
+            self._aside(lambda: self._answer(outcome))
+
+    def _answer(self, outcome: Outcome) -> None:
+        self._service.budget.give_back(self._size)
+        if self._answered.acquire(blocking=False):
+            self._respond(self._reply_to(outcome))
+
+    def expire(self) -> None:
+        """The time is over."""
+        if self._answered.acquire(blocking=False):
+            details = f"no answer from a quorum in time; {self._meaning}"
+            self._respond(Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, details))
+
+    def _reply_to(self, outcome: Outcome) -> wire.ServeClientReply | Refusal:
+        if isinstance(outcome, Unknown):
+            return Refusal(grpc.StatusCode.UNAVAILABLE, f"{outcome.reason}; {self._meaning}")
+        if isinstance(outcome, NotLeader):
+            return self._service.redirect(outcome.leader_id)
+        try:
+            return self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value)
+        except Refusal as refusal:
+            return refusal
 
 
-class _NotHere(Exception):
-    """Another member leads, or none. Nothing has been done."""
+class _Overdue:
+    """Ends calls after a time that is the same for all of them. A thread of its own: the one that holds the turn may be
+    waiting for a disk that hangs."""
 
-    def __init__(self, leader_id: int) -> None:
-        super().__init__(leader_id)
-        self.leader_id = leader_id
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._calls: deque[tuple[float, _Pending]] = deque()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="overdue", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def watch(self, call: _Pending) -> None:
+        self._calls.append((time.monotonic() + self._seconds, call))
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(min(self._seconds / 10, 0.25)):
+            now = time.monotonic()
+            while self._calls and (self._calls[0][0] <= now or not self._calls[0][1].is_wanted()):
+                self._calls.popleft()[1].expire()
+
+
+# ---- the service -----------------------------------------------------------------------------------------------------
 
 
 class Service:
     """Each public method answers one kind of call, in the thread of its caller; raises Refusal."""
 
-    def __init__(self, host: Host, limits: ServiceLimits) -> None:
-        self._host = host
-        self._limits = limits
-        self._budget = ByteBudget(limits.max_waiting_bytes)
+    def __init__(self, host: Host, limits: ServiceLimits, aside: Aside) -> None:
+        """`aside` gets what would take the turn for too long."""
+        self.host = host
+        self.limits = limits
+        self.budget = ByteBudget(limits.max_waiting_bytes)
+        self._aside = aside
+        self._overdue = _Overdue(limits.call_timeout)
         self._peer_calls: dict[int, Slot[Reply]] = {}
         """By the number that the request took with it. Single operations on a dict are atomic."""
         self._call_numbers = itertools.count(1)
+
+    def start(self) -> None:
+        self._overdue.start()
+
+    def stop(self) -> None:
+        self._overdue.stop()
 
     # ---- between members ---------------------------------------------------------------------------------------------
 
     def append_entries(
         self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext
     ) -> wire.AppendEntriesReply:
-        reply = self._answer_peer(request, transport.append_entries_from_wire, request.leader_id, context)
+        patience = min(_remaining(context) or self.limits.peer_timeout, self.limits.peer_timeout)
+        return self._append_entries(request, context, patience)
+
+    def append_entries_stream(
+        self, requests: Iterator[wire.AppendEntriesRequest], context: grpc.ServicerContext
+    ) -> Iterator[wire.AppendEntriesReply]:
+        """One request after the other: what the leader has sent meanwhile is one that is larger."""
+        for request in requests:
+            yield self._append_entries(request, context, self.limits.peer_timeout)
+
+    def _append_entries(
+        self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext, patience: float
+    ) -> wire.AppendEntriesReply:
+        reply = self._answer_peer(request, transport.append_entries_from_wire, request.leader_id, context, patience)
         assert isinstance(reply, wire.AppendEntriesReply)
         return reply
 
     def request_vote(self, request: wire.RequestVoteRequest, context: grpc.ServicerContext) -> wire.RequestVoteReply:
-        reply = self._answer_peer(request, transport.request_vote_from_wire, request.candidate_id, context)
+        patience = min(_remaining(context) or self.limits.peer_timeout, self.limits.peer_timeout)
+        reply = self._answer_peer(request, transport.request_vote_from_wire, request.candidate_id, context, patience)
         assert isinstance(reply, wire.RequestVoteReply)
         return reply
 
@@ -195,20 +340,21 @@ class Service:
         from_wire: Callable[[Any, int, int], Request],
         claimed_id: int,
         context: grpc.ServicerContext,
+        patience: float,
     ) -> transport.WireReply:
         call, slot = next(self._call_numbers), Slot[Reply]()
         try:
-            self._host.membership.admit(request)
-            message = from_wire(request, self._host.membership.me, call)
+            self.host.membership.admit(request)
+            message = from_wire(request, self.host.membership.me, call)
         except transport.Malformed as error:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
+            raise invalid(str(error)) from None
         except transport.Stranger as error:
-            self._host.note_stranger(claimed_id, context.peer(), str(error))
+            self.host.note_stranger(claimed_id, context.peer(), str(error))
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from None
         self._peer_calls[call] = slot
         try:
-            self._host.bring(message)
-            reply = slot.wait(_patience(context, self._limits.peer_timeout))
+            self.host.bring(message)
+            reply = slot.wait(patience)
         finally:
             self._peer_calls.pop(call, None)
         if reply is None:
@@ -217,27 +363,26 @@ class Service:
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
-    def serve_client(self, request: wire.ServeClientRequest, context: grpc.ServicerContext) -> wire.ServeClientReply:
-        patience = _patience(context, self._limits.call_timeout)
+    def serve_client(self, request: wire.ServeClientRequest, context: grpc.ServicerContext, respond: Respond) -> None:
+        """Begin to carry out a client's request. What can be refused at once is raised; every other answer goes to
+        `respond`."""
         forms = [bool(request.request), bool(request.batch), request.HasField("get"), request.HasField("keys")]
         if sum(forms) != 1:
-            raise _invalid("a request has exactly one of the fields request, batch, get and keys, and it is not empty")
-        try:
-            if request.batch:
-                return self._serve_batch(request.batch, patience)
-            if request.HasField("get"):
-                value = self._read_key(request.get, patience)
-                return self._done(values=[] if value is None else [value])
-            if request.HasField("keys"):
-                return self._done(values=self._read_keys(request.keys, patience))
-            return self._serve_text(request.request, patience)
-        except _NotHere as elsewhere:
-            return self._redirect(elsewhere.leader_id)
+            raise invalid("a request has exactly one of the fields request, batch, get and keys, and it is not empty")
+        call = _Begun(respond, has_deadline=_remaining(context) is not None)
+        if request.batch:
+            self._serve_batch(request.batch, call)
+        elif request.HasField("get"):
+            self._read_key(request.get, call, lambda value: self._done(values=[] if value is None else [value]))
+        elif request.HasField("keys"):
+            self._read_keys(request.keys, call, lambda keys: self._done(values=keys))
+        else:
+            self._serve_text(request.request, call)
 
     def status(self, _: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """What this member thinks of itself and of the cluster."""
-        status, membership = self._host.status(), self._host.membership
-        keys, revision = self._host.count()
+        status, membership = self.host.status(), self.host.membership
+        keys, revision = self.host.count()
         return wire.StatusReply(
             id=membership.me,
             role=status.role,
@@ -256,130 +401,101 @@ class Service:
 
     # ---- the extended form -------------------------------------------------------------------------------------------
 
-    def _serve_batch(self, data: bytes, patience: float) -> wire.ServeClientReply:
-        if len(data) > self._limits.max_batch_bytes:
-            raise _invalid(f"the batch has {len(data)} bytes; at most {self._limits.max_batch_bytes} are allowed")
-        try:
-            batch = decode_batch(data)
-        except Malformed as error:
-            raise _invalid(str(error)) from None
-        if not batch.operations:
-            raise _invalid("the batch has no operations")
-        if len(batch.operations) > self._limits.max_batch_operations:
-            most = self._limits.max_batch_operations
-            raise _invalid(f"the batch has {len(batch.operations)} operations; at most {most} are allowed")
-        for operation in batch.operations:
-            self._check(operation)
-        results = self._write(Proposal(EntryKind.BATCH, data), patience)
+    def _serve_batch(self, data: bytes, call: _Begun) -> None:
+        for reason in self.limits.check_batch(data).values():
+            raise invalid(reason)
+        self._write(Proposal(EntryKind.BATCH, data), call, self._results)
+
+    def _results(self, results: Sequence[Result]) -> wire.ServeClientReply:
         return self._done(results=[wire.OperationResult(status=r.status, value=r.value) for r in results])
 
     # ---- the text form -----------------------------------------------------------------------------------------------
 
-    def _serve_text(self, text: str, patience: float) -> wire.ServeClientReply:
-        if is_text_write(text):
-            return self._serve_text_write(text, patience)
+    def _serve_text(self, text: str, call: _Begun) -> None:
         command, _, rest = text.partition(" ")
-        if command.upper() == "GET":
-            return self._serve_text_get(rest, patience)
-        if command.upper() == "KEYS":
-            keys = self._read_keys(rest.encode(), patience)
-            return self._done(data="\n".join(_as_text(key, "a key", "keys") for key in keys))
-        raise _invalid(f"unknown command {command[:20]!r}: expected SET, GET, DEL, SETNX, CAS or KEYS")
+        if is_text_write(text):
+            self._serve_text_write(text, call)
+        elif command.upper() == "GET":
+            self._serve_text_get(rest, call)
+        elif command.upper() == "KEYS":
+            self._read_keys(
+                rest.encode(),
+                call,
+                lambda keys: self._done(data="\n".join(_as_text(key, "a key", "keys") for key in keys)),
+            )
+        else:
+            raise invalid(f"unknown command {command[:20]!r}: expected SET, GET, DEL, SETNX, CAS or KEYS")
 
-    def _serve_text_write(self, text: str, patience: float) -> wire.ServeClientReply:
+    def _serve_text_write(self, text: str, call: _Begun) -> None:
         try:
             operation = parse_text(text)
         except Malformed as error:
-            raise _invalid(str(error)) from None
-        self._check(operation)
-        (result,) = self._write(Proposal(EntryKind.TEXT, text.encode()), patience)
-        if operation.code is Code.SET:
-            return self._done()
-        return self._done(data="1" if result.status is Status.DONE else "0")
+            raise invalid(str(error)) from None
+        self.limits.check_operation(operation)
 
-    def _serve_text_get(self, key: str, patience: float) -> wire.ServeClientReply:
+        def finish(results: Sequence[Result]) -> wire.ServeClientReply:
+            if operation.code is Code.SET:
+                return self._done()
+            return self._done(data="1" if results[0].status is Status.DONE else "0")
+
+        self._write(Proposal(EntryKind.TEXT, text.encode()), call, finish)
+
+    def _serve_text_get(self, key: str, call: _Begun) -> None:
         if key == RESERVED_WORD:
-            leader_id = self._host.status().leader_id
-            address = self._host.membership.addresses.get(leader_id, "")
-            return wire.ServeClientReply(
-                success=bool(leader_id), data=address, leader_id=leader_id, leader_address=address
+            leader_id = self.host.status().leader_id
+            address = self.host.membership.addresses.get(leader_id, "")
+            call.respond(
+                wire.ServeClientReply(
+                    success=bool(leader_id), data=address, leader_id=leader_id, leader_address=address
+                )
             )
+            return
         if not is_word(key):
-            raise _invalid("expected GET key")
-        value = self._read_key(key.encode(), patience)
-        if value is None:
-            raise Refusal(grpc.StatusCode.NOT_FOUND, f"there is no key {key!r}")
-        return self._done(data=_as_text(value, "the value", "get"))
+            raise invalid("expected GET key")
 
-    # ---- checks ------------------------------------------------------------------------------------------------------
+        def finish(value: bytes | None) -> wire.ServeClientReply:
+            if value is None:
+                raise Refusal(grpc.StatusCode.NOT_FOUND, f"there is no key {key!r}")
+            return self._done(data=_as_text(value, "the value", "get"))
 
-    def _check(self, operation: Operation) -> None:
-        if operation.code not in (Code.OPEN_SESSION, Code.CLOSE_SESSION):
-            self._check_key(operation.key)
-        for value in (operation.value, operation.expected):
-            if len(value) > self._limits.max_value_bytes:
-                raise _invalid(f"the value has {len(value)} bytes; at most {self._limits.max_value_bytes} are allowed")
-
-    def _check_key(self, key: bytes) -> None:
-        if not key:
-            raise _invalid("a key must not be empty")
-        if len(key) > self._limits.max_key_bytes:
-            raise _invalid(f"the key has {len(key)} bytes; at most {self._limits.max_key_bytes} are allowed")
+        self._read_key(key.encode(), call, finish)
 
     # ---- the replica -------------------------------------------------------------------------------------------------
 
-    def _write(self, proposal: Proposal, patience: float) -> Sequence[Result]:
-        caller = self._admit(len(proposal.payload))
-        self._host.bring(Write(proposal, caller))
-        outcome = self._wait(caller, patience, "whether the write was or will be applied is unknown")
-        assert isinstance(outcome, Applied)
-        return outcome.results
+    def _write(self, proposal: Proposal, call: _Begun, finish: Finish) -> None:
+        self.host.bring(Write(proposal, self._pend(len(proposal.payload), call, finish, _WRITE_UNKNOWN)))
 
-    def _read_key(self, key: bytes, patience: float) -> bytes | None:
-        self._check_key(key)
-        served = self._host.read_under_lease(key)
-        if served is not None:
-            value: bytes | None = served.value
-            return value
-        return self._query(lambda machine: machine.get(key), patience)
+    def _read_key(self, key: bytes, call: _Begun, finish: Finish) -> None:
+        self.limits.check_key(key)
+        values = self.host.read_under_lease([key])
+        if values is not None:
+            call.respond(finish(values[0]))
+        else:
+            self._query(lambda machine: machine.get(key), call, finish)
 
-    def _read_keys(self, prefix: bytes, patience: float) -> list[bytes]:
-        # Searched and sorted here, in the caller's thread: many keys and callers would hold the turn for too long.
-        return keys_with_prefix(self._query(StateMachine.all_keys, patience), prefix)
+    def _read_keys(self, prefix: bytes, call: _Begun, finish: Finish) -> None:
+        # Searched and sorted aside: many keys and callers would hold the turn for too long.
+        self._query(StateMachine.all_keys, call, lambda keys: finish(keys_with_prefix(keys, prefix)), self._aside)
 
-    def _query(self, read: Callable[[StateMachine], Answer], patience: float) -> Answer:
-        caller = self._admit(0)
-        self._host.bring(Query(read, caller))
-        outcome = self._wait(caller, patience, "nothing was read")
-        assert isinstance(outcome, Served)
-        value: Answer = outcome.value
-        return value
+    def _query(
+        self, read: Callable[[StateMachine], Any], call: _Begun, finish: Finish, aside: Aside | None = None
+    ) -> None:
+        self.host.bring(Query(read, self._pend(0, call, finish, _NOTHING_READ, aside)))
 
-    def _admit(self, payload_bytes: int) -> _Waiting:
-        size = max(payload_bytes, _LEAST_BYTES)
-        if not self._budget.take(size):
-            raise Refusal(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "too much waits for a quorum (MAX_WAITING_BYTES); nothing has been done: try again later",
-            )
-        return _Waiting(self._budget, size)
-
-    def _wait(self, caller: Slot[Outcome], patience: float, meaning: str) -> Applied | Served:
-        outcome = caller.wait(patience)
-        if outcome is None:
-            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from a quorum in time; {meaning}")
-        if isinstance(outcome, Unknown):
-            raise Refusal(grpc.StatusCode.UNAVAILABLE, f"{outcome.reason}; {meaning}")
-        if isinstance(outcome, NotLeader):
-            raise _NotHere(outcome.leader_id)
-        return outcome
+    def _pend(
+        self, payload_bytes: int, call: _Begun, finish: Finish, meaning: str, aside: Aside | None = None
+    ) -> _Pending:
+        pending = _Pending(self, self.budget.take(payload_bytes), call.respond, finish, meaning, aside)
+        if not call.has_deadline:
+            self._overdue.watch(pending)
+        return pending
 
     # ---- replies -----------------------------------------------------------------------------------------------------
 
     def _done(
         self, data: str = "", results: Sequence[wire.OperationResult] = (), values: Sequence[bytes] = ()
     ) -> wire.ServeClientReply:
-        membership = self._host.membership
+        membership = self.host.membership
         return wire.ServeClientReply(
             success=True,
             data=data,
@@ -389,23 +505,27 @@ class Service:
             values=values,
         )
 
-    def _redirect(self, leader_id: int) -> wire.ServeClientReply:
-        address = self._host.membership.addresses.get(leader_id, "")
+    def redirect(self, leader_id: int) -> wire.ServeClientReply:
+        """Nothing has been done: another member leads, or none (0)."""
+        address = self.host.membership.addresses.get(leader_id, "")
         return wire.ServeClientReply(success=False, leader_id=leader_id, leader_address=address)
 
 
-def _invalid(details: str) -> Refusal:
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, details)
+class _Begun(NamedTuple):
+    """A client's call before it waits for anything."""
+
+    respond: Respond
+    has_deadline: bool
 
 
-def _patience(context: grpc.ServicerContext, without_deadline: float) -> float:
-    """Seconds until the call's deadline; `without_deadline` if it has none (gRPC then says: in a few hundred years)."""
+def _remaining(context: grpc.ServicerContext) -> float | None:
+    """Seconds until the call's deadline; None if it has none (gRPC then says: in a few hundred years)."""
     remaining = context.time_remaining()
-    return without_deadline if remaining is None or remaining > _FOREVER else remaining
+    return None if remaining is None or remaining > _FOREVER else remaining
 
 
 _FOREVER: Final = 10 * 365 * 86400.0
-"""Seconds; also below what a lock's `acquire` takes for a timeout."""
+"""Seconds."""
 
 
 def _as_text(data: bytes, what: str, field: str) -> str:

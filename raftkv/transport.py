@@ -9,12 +9,14 @@ Three things, from the inside out:
   is not checked, so that a peer which knows only the contract's first fields can take part;
 * **one `PeerSender` a peer**, which owns the channel, the back-off and the requests in flight. It never waits and never
   repeats: a request that can't go out now is dropped, and the algorithm sends again what still matters. It has no
-  thread of its own; gRPC's delivers the answers.
+  thread of its own; gRPC's delivers the answers. Entries travel on a stream; heartbeats and requests for votes, which
+  never wait for bulk, are calls of their own.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,9 +24,11 @@ from itertools import pairwise
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, Request, RequestVote, RequestVoteReply
 from raftkv.raft.types import Entry, EntryKind, LogPosition
+from raftkv.streams import Stream
 from raftkv.wire import raft_pb2 as wire
 
 NO_OP_TEXT: Final = "NO-OP"
@@ -34,6 +38,7 @@ WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest
 WireReply = wire.AppendEntriesReply | wire.RequestVoteReply
 
 APPEND_ENTRIES: Final = "/RaftNode/AppendEntries"
+APPEND_ENTRIES_STREAM: Final = "/RaftNode/AppendEntriesStream"
 REQUEST_VOTE: Final = "/RaftNode/RequestVote"
 
 
@@ -262,6 +267,23 @@ _MAX_SMALL: Final = 8
 """Requests without entries in flight: heartbeats and requests for votes, which never wait for bulk."""
 
 
+@dataclass(slots=True)
+class _Bulk:
+    """The stream for entries, while there is one."""
+
+    due: deque[float] = field(default_factory=deque)
+    """When each unanswered request counts as lost; the peer answers in order. Guarded by the sender's lock."""
+    interruption: int = 0
+    """The sender's count when the last request went out."""
+    stream: Stream | None = None
+    has_ended: bool = False
+    """Guarded as `due`."""
+
+    def cancel(self) -> None:
+        if self.stream is not None:
+            self.stream.cancel()
+
+
 class PeerSender:
     """Sends requests to one peer and delivers what comes of them."""
 
@@ -293,6 +315,7 @@ class PeerSender:
         self._fail = fail
         self._channel: grpc.Channel | None = None
         self._calls: dict[type[Request], grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]] = {}
+        self._bulk: _Bulk | None = None
         self._lock = threading.Lock()  # guards the rest
         self._in_flight = {True: 0, False: 0}
         """Requests with entries, and the others."""
@@ -311,16 +334,19 @@ class PeerSender:
     def send(self, request: Request) -> None:
         """Send now or not at all. By whoever holds the turn; never waits."""
         is_bulk = isinstance(request, AppendEntries) and bool(request.entries)
+        self._give_up_overdue()
         with self._lock:
             limit = self._limits.max_appends if is_bulk else _MAX_SMALL
             is_sent = self._clock() >= self._silent_until and self._in_flight[is_bulk] < limit
             if is_sent:
                 self._in_flight[is_bulk] += 1
             interruption = self._interruptions
-        if is_sent:
+        if is_sent and is_bulk:
+            self._send_bulk(request, interruption)
+        elif is_sent:
             message = request_to_wire(request, self._identity)
-            call = self._stub(type(request)).future(message, timeout=self._patience(request))
-            call.add_done_callback(lambda done: self._finished(done, is_bulk, interruption))
+            call = self._stub(type(request)).future(message, timeout=self._limits.timeout)
+            call.add_done_callback(lambda done: self._finished(done, interruption))
         elif is_bulk:
             self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
 
@@ -330,6 +356,39 @@ class PeerSender:
             self._closed = True
         if self._channel is not None:
             self._channel.close()
+
+    def _send_bulk(self, request: Request, interruption: int) -> None:
+        bulk = self._bulk
+        if bulk is None:
+            bulk = self._bulk = _Bulk()
+            self._stub(AppendEntries)  # makes the channel
+            assert self._channel is not None
+            bulk.stream = Stream(
+                self._channel,
+                APPEND_ENTRIES_STREAM,
+                lambda data: self._bulk_answered(bulk, data),
+                lambda code, details: self._bulk_ended(bulk, code, details),
+            )
+        assert bulk.stream is not None
+        with self._lock:
+            has_ended = bulk.has_ended
+            if has_ended:
+                self._in_flight[True] -= 1
+            else:
+                bulk.due.append(self._clock() + self._patience(request))
+                bulk.interruption = interruption
+        if has_ended:
+            self._failed(self._peer)
+        else:
+            bulk.stream.send(request_to_wire(request, self._identity).SerializeToString())
+
+    def _give_up_overdue(self) -> None:
+        """Here, since a leader sends something to every peer with each heartbeat."""
+        with self._lock:
+            bulk = self._bulk
+            is_overdue = bulk is not None and bool(bulk.due) and bulk.due[0] < self._clock()
+        if bulk is not None and is_overdue:
+            bulk.cancel()
 
     def _patience(self, request: Request) -> float:
         size = sum(len(entry.payload) for entry in request.entries) if isinstance(request, AppendEntries) else 0
@@ -368,21 +427,58 @@ class PeerSender:
 
     # ---- what comes of a request -------------------------------------------------------------------------------------
 
-    def _finished(self, call: grpc.Future[WireReply], is_bulk: bool, interruption: int) -> None:
+    def _finished(self, call: grpc.Future[WireReply], interruption: int) -> None:
         """In one of gRPC's threads, which would only log an exception: so it is handed to the node (hazard 51)."""
         try:
             error = call.exception()
             with self._lock:
-                self._in_flight[is_bulk] -= 1
+                self._in_flight[False] -= 1
             if error is None:
-                self._succeeded()
-                self._replied(reply_from_wire(call.result(), self._peer, self._me))
-            elif self._interrupted(error, interruption):
-                self._failed(self._peer)
-        except Malformed as error:
-            self._note(f"{self._name} gives an impossible answer: {error}")
+                self._take_reply(call.result())
+            elif isinstance(error, grpc.Call):
+                self._interrupted(error.code(), error.details() or "", interruption)
+            else:
+                self._interrupted(grpc.StatusCode.CANCELLED, "", interruption)
         except BaseException as bug:
             self._fail(bug)
+
+    def _bulk_answered(self, bulk: _Bulk, data: bytes) -> None:
+        """In one of gRPC's threads, as above."""
+        try:
+            with self._lock:
+                if not bulk.due:
+                    return bulk.cancel()  # answers what was never asked
+                bulk.due.popleft()
+                self._in_flight[True] -= 1
+            self._take_reply(wire.AppendEntriesReply.FromString(data))
+        except DecodeError:
+            bulk.cancel()
+        except BaseException as bug:
+            self._fail(bug)
+
+    def _bulk_ended(self, bulk: _Bulk, code: grpc.StatusCode, details: str) -> None:
+        """In one of gRPC's threads, as above, or in the sending one."""
+        try:
+            with self._lock:
+                bulk.has_ended = True
+                lost = len(bulk.due)
+                bulk.due.clear()
+                self._in_flight[True] -= lost
+                if self._bulk is bulk:
+                    self._bulk = None
+            if lost:
+                self._interrupted(code, details, bulk.interruption)
+        except BaseException as bug:
+            self._fail(bug)
+
+    def _take_reply(self, reply: WireReply) -> None:
+        self._succeeded()
+        try:
+            message = reply_from_wire(reply, self._peer, self._me)
+        except Malformed as error:
+            self._note(f"{self._name} gives an impossible answer: {error}")
+        else:
+            self._replied(message)
 
     def _succeeded(self) -> None:
         with self._lock:
@@ -391,19 +487,19 @@ class PeerSender:
         if was_in_trouble:
             self._note(f"{self._name} is there again")
 
-    def _interrupted(self, error: Exception, interruption: int) -> bool:
-        """Take note of a failed request. Whether that is news, and not one more that the same interruption has cost."""
-        trouble = _describe(error)
+    def _interrupted(self, code: grpc.StatusCode, details: str, interruption: int) -> None:
+        """Take note of failed requests, unless they are more of what an earlier interruption has cost."""
+        trouble = f"refuses this node: {details}" if code in _REFUSALS else "can't be reached"
         with self._lock:
             if self._closed or interruption != self._interruptions:
-                return False
+                return
             self._interruptions += 1
             self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), self._limits.max_backoff)
             self._silent_until = self._clock() + self._backoff
             is_new_trouble, self._trouble = trouble != self._trouble, trouble
         if is_new_trouble:
             self._note(f"{self._name} {trouble}")
-        return True
+        self._failed(self._peer)
 
 
 _REFUSALS: Final = (
@@ -413,10 +509,3 @@ _REFUSALS: Final = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 """A peer's own answers: it will say the same again."""
-
-
-def _describe(error: Exception) -> str:
-    """What is wrong with a peer, in words that stay the same as long as the trouble does."""
-    if isinstance(error, grpc.Call) and error.code() in _REFUSALS:
-        return f"refuses this node: {error.details()}"
-    return "can't be reached"

@@ -135,6 +135,38 @@ class ServeClientReply(_message.Message):
     values: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, data: _Optional[str] = ..., leader_id: _Optional[int] = ..., success: bool = ..., leader_address: _Optional[str] = ..., results: _Optional[_Iterable[_Union[OperationResult, _Mapping]]] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
+class ClientRequest(_message.Message):
+    __slots__ = ("id", "batch", "get", "keys")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    GET_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    batch: bytes
+    get: _containers.RepeatedScalarFieldContainer[bytes]
+    keys: bytes
+    def __init__(self, id: _Optional[int] = ..., batch: _Optional[bytes] = ..., get: _Optional[_Iterable[bytes]] = ..., keys: _Optional[bytes] = ...) -> None: ...
+
+class ClientReply(_message.Message):
+    __slots__ = ("id", "code", "details", "statuses", "session", "refused", "found", "values")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    code: int
+    details: str
+    statuses: bytes
+    session: int
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    found: bytes
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., statuses: _Optional[bytes] = ..., session: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ..., found: _Optional[bytes] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

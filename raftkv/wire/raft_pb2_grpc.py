@@ -54,6 +54,16 @@ class RaftNodeStub(object):
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.ServeClientRequest.SerializeToString,
                 response_deserializer=raftkv_dot_wire_dot_raft__pb2.ServeClientReply.FromString,
                 _registered_method=True)
+        self.ServeClientStream = channel.stream_stream(
+                '/RaftNode/ServeClientStream',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.ClientRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.ClientReply.FromString,
+                _registered_method=True)
+        self.AppendEntriesStream = channel.stream_stream(
+                '/RaftNode/AppendEntriesStream',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/RaftNode/Status',
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.StatusRequest.SerializeToString,
@@ -84,6 +94,22 @@ class RaftNodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ServeClientStream(self, request_iterator, context):
+        """The same for many operations at a time: a client's batches and reads in one stream, answered in any order. Writes
+        are proposed in the order in which they are sent. Once one has not been carried out the stream takes no more of
+        them, so that none can overtake it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendEntriesStream(self, request_iterator, context):
+        """AppendEntries without the price of a call for each. Answered in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """What this member thinks of itself and of the cluster; answered without a quorum.
         """
@@ -108,6 +134,16 @@ def add_RaftNodeServicer_to_server(servicer, server):
                     servicer.ServeClient,
                     request_deserializer=raftkv_dot_wire_dot_raft__pb2.ServeClientRequest.FromString,
                     response_serializer=raftkv_dot_wire_dot_raft__pb2.ServeClientReply.SerializeToString,
+            ),
+            'ServeClientStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ServeClientStream,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.ClientRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.ClientReply.SerializeToString,
+            ),
+            'AppendEntriesStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AppendEntriesStream,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -196,6 +232,60 @@ class RaftNode(object):
             '/RaftNode/ServeClient',
             raftkv_dot_wire_dot_raft__pb2.ServeClientRequest.SerializeToString,
             raftkv_dot_wire_dot_raft__pb2.ServeClientReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ServeClientStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/RaftNode/ServeClientStream',
+            raftkv_dot_wire_dot_raft__pb2.ClientRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.ClientReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendEntriesStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/RaftNode/AppendEntriesStream',
+            raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,21 @@ class RaftNodeStub:
     ]
     """For clients. A client that knows only the first fields of these two messages works."""
 
+    ServeClientStream: grpc.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.ClientRequest,
+        raftkv.wire.raft_pb2.ClientReply,
+    ]
+    """The same for many operations at a time: a client's batches and reads in one stream, answered in any order. Writes
+    are proposed in the order in which they are sent. Once one has not been carried out the stream takes no more of
+    them, so that none can overtake it.
+    """
+
+    AppendEntriesStream: grpc.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.AppendEntriesRequest,
+        raftkv.wire.raft_pb2.AppendEntriesReply,
+    ]
+    """AppendEntries without the price of a call for each. Answered in order."""
+
     Status: grpc.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.StatusRequest,
         raftkv.wire.raft_pb2.StatusReply,
@@ -63,6 +78,21 @@ class RaftNodeAsyncStub:
         raftkv.wire.raft_pb2.ServeClientReply,
     ]
     """For clients. A client that knows only the first fields of these two messages works."""
+
+    ServeClientStream: grpc.aio.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.ClientRequest,
+        raftkv.wire.raft_pb2.ClientReply,
+    ]
+    """The same for many operations at a time: a client's batches and reads in one stream, answered in any order. Writes
+    are proposed in the order in which they are sent. Once one has not been carried out the stream takes no more of
+    them, so that none can overtake it.
+    """
+
+    AppendEntriesStream: grpc.aio.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.AppendEntriesRequest,
+        raftkv.wire.raft_pb2.AppendEntriesReply,
+    ]
+    """AppendEntries without the price of a call for each. Answered in order."""
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.StatusRequest,
@@ -93,6 +123,25 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[raftkv.wire.raft_pb2.ServeClientReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.ServeClientReply]]:
         """For clients. A client that knows only the first fields of these two messages works."""
+
+    @abc.abstractmethod
+    def ServeClientStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[raftkv.wire.raft_pb2.ClientRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.ClientReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.ClientReply]]:
+        """The same for many operations at a time: a client's batches and reads in one stream, answered in any order. Writes
+        are proposed in the order in which they are sent. Once one has not been carried out the stream takes no more of
+        them, so that none can overtake it.
+        """
+
+    @abc.abstractmethod
+    def AppendEntriesStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[raftkv.wire.raft_pb2.AppendEntriesRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.AppendEntriesReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.AppendEntriesReply]]:
+        """AppendEntries without the price of a call for each. Answered in order."""
 
     @abc.abstractmethod
     def Status(

@@ -11,11 +11,13 @@ from raftkv.operations import (
     Code,
     Malformed,
     Operation,
+    SizeLimits,
     TermSettings,
     decode_batch,
     decode_settings,
     encode_batch,
     encode_settings,
+    find_refused,
     format_text,
     is_text_write,
     is_word,
@@ -65,8 +67,8 @@ def test_a_batch_cut_at_any_byte_is_malformed() -> None:
         (b"", "0 bytes is too short"),
         (b"\x02" + encode_batch(BATCH)[1:], "format 2 is not known"),
         (encode_batch(BATCH) + b"x", "operations end at byte"),
-        (encode_batch(Batch(BATCH.operations[:1])).replace(b"\x01\x07", b"\x63\x07"), "operation 0 .* code is unknown"),
-        (encode_batch(Batch(()))[:-4] + b"\xff" * 4, "operation 0 of the batch is cut short"),
+        (encode_batch(Batch(BATCH.operations[:1])).replace(b"\x01\x07", b"\x63\x07"), "code of operation 0 .* is unknown"),
+        (encode_batch(Batch(()))[:-4] + b"\xff" * 4, "too short for 4294967295 operations"),
     ],
     ids=["nothing", "a later format", "bytes too many", "an unknown code", "far fewer operations than announced"],
 )
@@ -88,6 +90,46 @@ def test_any_bytes_decode_or_are_malformed_and_what_decodes_encodes_to_the_same_
         except Malformed:
             continue
         assert encode_batch(batch) == data
+
+
+LIMITS = SizeLimits(max_key_bytes=3, max_value_bytes=5)
+
+
+def test_only_operations_within_the_limits_may_be_proposed() -> None:
+    operations = [
+        Operation(Code.SET, b"key", b"value"),
+        Operation(Code.SET, b"", b"value"),
+        Operation(Code.DELETE, b"long"),
+        Operation(Code.OPEN_SESSION),
+        Operation(Code.CLOSE_SESSION),
+        Operation(Code.COMPARE_AND_SET, b"k", b"value", b"longer"),
+        Operation(Code.SET_IF_ABSENT, b"k", b"longer"),
+    ]
+    assert find_refused(encode_batch(Batch(operations)), LIMITS) == (
+        7,
+        {
+            1: "a key must not be empty",
+            2: "the key has 4 bytes; at most 3 are allowed",
+            5: "the value has 6 bytes; at most 5 are allowed",
+            6: "the value has 6 bytes; at most 5 are allowed",
+        },
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_passes_the_check_of_the_headers_decodes(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(1000):
+        data = bytearray(encode_batch(BATCH))
+        for _ in range(rng.randrange(3)):
+            data[rng.randrange(len(data))] = rng.choice([0, 1, 2, 255, rng.randrange(256)])
+        try:
+            batch = decode_batch(bytes(data))
+        except Malformed:
+            with pytest.raises(Malformed):
+                find_refused(bytes(data), LIMITS)
+        else:
+            assert find_refused(bytes(data), LIMITS)[0] == len(batch.operations)
 
 
 def test_settings_decode_to_what_was_encoded() -> None:

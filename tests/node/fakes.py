@@ -124,7 +124,7 @@ def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[
         peers=2,
         fail=bugs.append,
     )
-    service = host.service = Service(host, limits)
+    service = host.service = Service(host, limits, server.aside)
     address = f"127.0.0.1:{free_port()}"
     server.listen(address)
     server.serve(service)

@@ -1,0 +1,136 @@
+"""A client's calls while they are under way: one object for each, whichever way it was made: theory of operation.
+
+The pipeline (pipeline.py) sends calls and finishes each of them once, with `finish` or with `fail`. What that means to
+the caller is the subclass's: a thread that waits (`BlockingCall`), a future of `concurrent.futures` (`FutureCall`), or
+one of asyncio (in async_client.py). A call has the fields of an operation, so that it can be encoded as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from enum import Enum
+from typing import Any, Final
+
+from raftkv.errors import Error, NotApplied, OutcomeUnknown, WrongValue
+from raftkv.operations import Code
+
+GET: Final = -1
+KEYS: Final = -2
+"""The codes of the two kinds of reads, which never become operations of the log."""
+
+
+class State(Enum):
+    WAITING = "waiting"
+    """It will be sent."""
+    FLYING = "flying"
+    """It has been sent, and is not answered yet."""
+    OVER = "over"
+    """Finished, or given up by its caller: it will not be sent, nor its sequence number be kept, any more."""
+
+
+class Call:
+    """One operation of a client. All but the first five fields belong to the pipeline, under its lock."""
+
+    __slots__ = ("code", "deadline", "doubt", "expected", "key", "sequence", "session", "state", "value")
+
+    def __init__(self, code: Code | int, key: bytes, value: bytes, expected: bytes, deadline: float) -> None:
+        """`deadline` is in seconds of `time.monotonic`."""
+        self.code: Any = code
+        self.key = key
+        self.value = value
+        self.expected = expected
+        self.deadline = deadline
+        self.state = State.WAITING
+        self.doubt = False
+        """It has been sent, and may have been carried out though nobody said so."""
+        self.sequence = 0
+        """Its number in the session; 0: none yet."""
+        self.session = 0
+        """The session in which it has its number."""
+
+    @property
+    def is_write(self) -> bool:
+        return bool(self.code > 0)
+
+    def finish(self, answer: Any) -> None:
+        """It has been carried out. `answer`: whether a write's condition held, or what was read."""
+        raise NotImplementedError
+
+    def fail(self, error: Error) -> None:
+        raise NotImplementedError
+
+    def error(self, code: str, text: str) -> Error:
+        """The error that says what is certain about the call."""
+        if self.is_write and self.doubt:
+            return OutcomeUnknown(f"{text}; the write may have been applied", code)
+        kind = WrongValue if code == "INVALID_ARGUMENT" else NotApplied
+        return kind(f"{text}; {'the write was not applied' if self.is_write else 'nothing was read'}", code)
+
+    def result_of(self, answer: Any) -> Any:
+        """What the caller gets."""
+        return None if self.code == Code.SET else answer
+
+
+class BlockingCall(Call):
+    """Somebody waits for it, in `wait`: a bare lock, the cheapest hand-over there is."""
+
+    __slots__ = ("_answer", "_done", "_error")
+
+    def __init__(self, code: Code | int, key: bytes, value: bytes, expected: bytes, deadline: float) -> None:
+        super().__init__(code, key, value, expected, deadline)
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._answer: Any = None
+        self._error: Error | None = None
+
+    def finish(self, answer: Any) -> None:
+        self._answer = answer
+        self._done.release()
+
+    def fail(self, error: Error) -> None:
+        self._error = error
+        self._done.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has been finished within this time."""
+        return self._done.acquire(timeout=max(seconds, 0.0))
+
+    def result(self) -> Any:
+        """After `wait` has said so. Raises an Error."""
+        if self._error is not None:
+            raise self._error
+        return self.result_of(self._answer)
+
+
+class FutureCall(Call, Future[Any]):
+    """Is its own future. It can be cancelled as long as it has not been sent: then it is never carried out."""
+
+    def __init__(
+        self,
+        code: Code | int,
+        key: bytes,
+        value: bytes,
+        expected: bytes,
+        deadline: float,
+        give_up: Callable[[Call], bool],
+    ) -> None:
+        """`give_up` tells the pipeline, and says whether that was in time."""
+        Call.__init__(self, code, key, value, expected, deadline)
+        Future.__init__(self)
+        self._give_up = give_up
+
+    def cancel(self) -> bool:
+        if self.cancelled():
+            return True
+        if not self._give_up(self):
+            return False
+        super().cancel()
+        return self.set_running_or_notify_cancel() or True
+
+    def finish(self, answer: Any) -> None:
+        self.set_result(self.result_of(answer))
+
+    def fail(self, error: Error) -> None:
+        self.set_exception(error)

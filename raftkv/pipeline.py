@@ -1,0 +1,581 @@
+"""A client's calls on their way to the leader and back: theory of operation.
+
+Calls wait in two queues, writes and reads. What waits goes out as one message on one stream to the leader, a few
+messages at a time (`MAX_MESSAGES`); what comes meanwhile waits for the next one, so that messages grow with the load
+and nothing ever waits for a timer. A message of writes is a batch: one entry of the log. Whoever submits a call sends,
+if nobody else does just then; answers are taken by gRPC's thread, which finishes the calls. One thread of the
+pipeline's own finds the leader, watches over the stream, and ends calls whose time is over.
+
+Order. Writes are numbered in the order of their submission, sent in that order, and proposed in that order; the server
+takes no write of a stream after one that it has refused. When a stream ends, however it does, everything on it that is
+not answered goes back to the front of the queue. So the writes of one client are applied in the order in which they
+were submitted. A read sees every write that was answered before the read was submitted.
+
+Exactly once (dissertation, 6.3). A write keeps its number through all attempts, and its batch carries the lowest number
+that may still be sent. A call that has been given up never sends its number again, and when the mark has passed it the
+state machine refuses whatever copy may still be on its way. An expired session can't tell whether a write was applied
+before: if no attempt but the refused one may have reached the log it goes out anew in a new session; if not, it is
+unknown.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, Final
+
+import grpc
+
+from raftkv.calls import KEYS, Call, State
+from raftkv.client_stream import ASK_AGAIN, FOUND
+from raftkv.errors import Error, NotApplied
+from raftkv.operations import REFUSED, Code, Operation, Status, encode_operations
+from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Member, Router
+from raftkv.streams import Stream
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
+
+METHOD: Final = "/RaftNode/ServeClientStream"
+
+MAX_MESSAGES: Final = 2
+"""Of each kind under way at once. More of them would be smaller ones."""
+MAX_CALLS: Final = 1000
+"""In one message."""
+MAX_BYTES: Final = 1 << 20
+"""Of keys and values in one message; a single write may have more."""
+MAX_UNANSWERED: Final = 1000
+"""Writes between the lowest number in use and the highest: what the servers keep answers for (MAX_UNANSWERED)."""
+MAX_WAITING: Final = 100_000
+"""Calls in the client. One more is refused at once: back-pressure, where growth would only hide the overload."""
+
+_SLOW_S: Final = 0.3
+"""An answer that takes longer makes the client ask whether another member leads."""
+_TICK_S: Final = 0.05
+_STAY_AWAKE_S: Final = 1.0
+"""How long the pipeline's thread goes on ticking when there are no calls."""
+_CLOSE_S: Final = 0.5
+"""How long closing the session may take."""
+
+_INVALID, _EXHAUSTED, _ELSEWHERE = (
+    code.value[0]
+    for code in (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    )
+)
+"""Answers that mean that nothing has been done."""
+_CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+
+_REASONS: Final = {
+    Status.MALFORMED: ("INTERNAL", "the state machine could not decode the operation"),
+    Status.SESSION_UNKNOWN: ("ABORTED", "the session has expired"),
+    Status.SEQUENCE_STALE: ("ABORTED", "the operation's sequence number is below the session's mark"),
+}
+
+Finished = list[tuple[Call, Any]]
+"""Calls that are over, each with its answer or its Error."""
+
+
+class _Message:
+    """A message that is not answered yet."""
+
+    __slots__ = ("calls", "is_write", "sent_at")
+
+    def __init__(self, calls: list[Call], is_write: bool) -> None:
+        self.calls = calls
+        """Empty: it opens the session."""
+        self.is_write = is_write
+        self.sent_at = time.monotonic()
+
+
+class _Connection:
+    """A stream to a leader."""
+
+    def __init__(self, leader: Member) -> None:
+        self.leader = leader
+        self.stream: Stream | None = None
+        """None while it is being opened."""
+        self.under_way: dict[int, _Message] = {}
+        """By id; in the order of sending."""
+        self.counts = {True: 0, False: 0}
+        """How many of them are writes, and reads."""
+        self.is_ending = False
+        """Nothing more is sent: the stream is left as soon as all is answered."""
+        self.last_id = 0
+
+    def send(self, message: _Message, request: ClientRequest) -> None:
+        assert self.stream is not None
+        self.last_id = request.id = self.last_id + 1
+        self.under_way[request.id] = message
+        self.counts[message.is_write] += 1
+        self.stream.send(request.SerializeToString())
+
+    def answered(self, id: int) -> _Message | None:
+        """The message that has this id; it is not under way any more."""
+        message = self.under_way.pop(id, None)
+        if message is not None:
+            self.counts[message.is_write] -= 1
+        return message
+
+
+class Pipeline:
+    """Safe from any thread. `_lock` guards everything but the ends of the queues, where any thread may append."""
+
+    def __init__(self, router: Router, timeout: float, delivered: Callable[[], None] = lambda: None) -> None:
+        """`timeout` is that of every call, in seconds. `delivered` is called after each lot of calls has been finished,
+        by the thread that did it."""
+        self._router = router
+        self._timeout = timeout
+        self._delivered = delivered
+        self._lock = threading.Lock()
+        self._writes: deque[Call] = deque()
+        self._retries: deque[Call] = deque()
+        """Writes that have a number already, in the order of numbers; they go first."""
+        self._reads: deque[Call] = deque()
+        self._connection: _Connection | None = None
+        self._session = 0
+        self._next_sequence = 1
+        self._max_calls, self._max_bytes, self._max_unanswered = MAX_CALLS, MAX_BYTES, MAX_UNANSWERED
+        """Of this cluster, as far as it has said so."""
+        self._delivering: set[int] = set()
+        """The threads that finish calls just now; what these submit in turn goes out as one message afterwards."""
+        self._trouble = ("UNAVAILABLE", "no leader was found")
+        """Why calls that can't be sent can't be."""
+        self._pause: Backoff | None = None
+        """Between attempts, after one that was refused."""
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._is_asleep = False
+        """The thread waits to be woken."""
+
+    # ---- what callers do ---------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Have the call carried out; it is finished later, by another thread. Raises NotApplied."""
+        self.enqueue(call)
+        self.flush()
+
+    def enqueue(self, call: Call) -> None:
+        """`submit` without sending: `flush` has to follow."""
+        if self._router.closed.is_set():
+            raise call.error("CANCELLED", "the client is closed")
+        queue = self._writes if call.is_write else self._reads
+        if len(queue) >= MAX_WAITING:
+            raise call.error("RESOURCE_EXHAUSTED", f"{MAX_WAITING} calls wait in this client already")
+        queue.append(call)
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room. Never waits: whoever holds the lock looks once more."""
+        while self._can_send() and self._lock.acquire(blocking=False):
+            try:
+                self._send_what_waits()
+            finally:
+                self._lock.release()
+        if self._connection is None or self._is_asleep:
+            self._wake_up()
+
+    def cancel(self, call: Call) -> bool:
+        """Give up a call that has never been sent. Whether that could be done: then it will not be finished."""
+        with self._lock:
+            if call.state is not State.WAITING or call.doubt:
+                return False
+            call.state = State.OVER
+            return True
+
+    def abandon(self, call: Call) -> Error | None:
+        """Give up a call in any state: the error that says what is certain; None if it is being finished just now."""
+        with self._lock:
+            if call.state is State.OVER:
+                return None
+            return self._give_up(call)
+
+    def is_delivering_here(self) -> bool:
+        """Whether this thread is finishing calls: it must not wait for one, for it would be waiting for itself."""
+        return threading.get_ident() in self._delivering
+
+    def close(self) -> None:
+        """End the session, if that is quickly done, and fail all calls."""
+        goodbye = self._say_goodbye()
+        if goodbye is not None:
+            goodbye.wait(min(_CLOSE_S, self._timeout))
+        self._router.closed.set()
+        self._wake_up()
+        with self._lock:
+            connection, self._connection = self._connection, None
+            calls = [*self._all_calls(connection)]
+            finished: Finished = []
+            for call in calls:
+                if call.state is not State.OVER:
+                    call.doubt = call.doubt or call.state is State.FLYING
+                    finished.append((call, call.error("CANCELLED", "the client is closed")))
+                    call.state = State.OVER
+        if connection is not None and connection.stream is not None:
+            connection.stream.cancel()
+        self._deliver(finished)
+
+    # ---- sending: with the lock --------------------------------------------------------------------------------------
+
+    def _can_send(self) -> bool:
+        """Without the lock too: whoever changes what this looks at calls `flush` afterwards."""
+        connection = self._connection
+        if connection is None or connection.stream is None or connection.is_ending or self._delivering:
+            return False
+        if self._reads and connection.counts[False] < MAX_MESSAGES:
+            return True
+        return bool(self._retries or self._writes) and connection.counts[True] < MAX_MESSAGES and self._has_number()
+
+    def _has_number(self) -> bool:
+        """Whether the next write may be sent: there is a session, or it can be opened, and it has room."""
+        connection = self._connection
+        assert connection is not None
+        if not self._session:
+            return not connection.counts[True]
+        first = (self._retries or self._writes)[0]
+        return first.session == self._session or self._next_sequence < self._lowest_unanswered() + self._max_unanswered
+
+    def _send_what_waits(self) -> None:
+        while self._can_send():
+            connection = self._connection
+            assert connection is not None
+            if self._reads and connection.counts[False] < MAX_MESSAGES:
+                self._send_reads(connection)
+            elif not self._session:
+                opening = encode_operations([Operation(Code.OPEN_SESSION)], 0, 0)
+                connection.send(_Message([], is_write=True), ClientRequest(batch=opening))
+            else:
+                self._send_writes(connection)
+
+    def _send_reads(self, connection: _Connection) -> None:
+        calls: list[Call] = []
+        while self._reads and len(calls) < self._max_calls:
+            if self._reads[0].code == KEYS and calls:
+                break
+            call = self._reads.popleft()
+            if call.state is State.WAITING:
+                call.state = State.FLYING
+                calls.append(call)
+                if call.code == KEYS:
+                    connection.send(_Message(calls, is_write=False), ClientRequest(keys=call.key))
+                    return
+        if calls:
+            connection.send(_Message(calls, is_write=False), ClientRequest(get=[call.key for call in calls]))
+
+    def _send_writes(self, connection: _Connection) -> None:
+        calls: list[Call] = []
+        size = 0
+        end = self._lowest_unanswered() + self._max_unanswered
+        while len(calls) < self._max_calls:
+            queue = self._retries or self._writes
+            if not queue:
+                break
+            call = queue[0]
+            if call.state is State.WAITING:
+                is_new = call.session != self._session
+                size += len(call.key) + len(call.value) + len(call.expected)
+                if (calls and size > self._max_bytes) or (is_new and self._next_sequence >= end):
+                    break
+                if is_new:
+                    call.session, call.sequence = self._session, self._next_sequence
+                    self._next_sequence += 1
+                call.state = State.FLYING
+                calls.append(call)
+            queue.popleft()
+        if calls:
+            batch = encode_operations(calls, self._session, self._lowest_unanswered(calls))
+            connection.send(_Message(calls, is_write=True), ClientRequest(batch=batch))
+
+    def _lowest_unanswered(self, sending: Iterable[Call] = ()) -> int:
+        """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
+        again."""
+        connection = self._connection
+        assert connection is not None
+        flying = (message.calls for message in connection.under_way.values() if message.is_write)
+        for call in chain(chain.from_iterable(flying), sending, self._retries):
+            if call.state is not State.OVER and call.session == self._session:
+                return call.sequence
+        return self._next_sequence
+
+    # ---- what comes back: gRPC's thread ------------------------------------------------------------------------------
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        reply = ClientReply.FromString(data)
+        with self._lock:
+            message = connection.answered(reply.id) if connection is self._connection else None
+            if message is None:
+                return
+            self._router.heard(connection.leader)
+            finished = self._settle(connection, message, reply)
+            if connection.is_ending and not connection.under_way:
+                self._leave(connection)
+            else:
+                self._send_what_waits()
+        self._deliver(finished)
+
+    def _deliver(self, finished: Finished) -> None:
+        self._delivering.add(threading.get_ident())
+        try:
+            for call, answer in finished:
+                if isinstance(answer, Error):
+                    call.fail(answer)
+                else:
+                    call.finish(answer)
+            self._delivered()
+        finally:
+            self._delivering.discard(threading.get_ident())
+            self.flush()
+
+    def _settle(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+        """Take an answer apart."""
+        if reply.code:
+            return self._settle_refused(connection, message, reply)
+        self._pause = None
+        if not message.calls:
+            self._session, self._next_sequence = reply.session, 1
+            return []
+        if message.is_write:
+            return self._settle_writes(connection, message.calls, reply)
+        return self._settle_reads(message.calls, reply)
+
+    def _settle_writes(self, connection: _Connection, calls: list[Call], reply: ClientReply) -> Finished:
+        finished: Finished = []
+        again: list[Call] = []
+        is_expired = False
+        reasons = iter(reply.refused)
+        for call, status in zip(calls, reply.statuses, strict=True):
+            reason = next(reasons) if status == REFUSED else ""
+            if call.state is State.OVER:
+                continue
+            if status <= Status.NOT_DONE:
+                finished.append((call, status == Status.DONE))
+            elif status == REFUSED:
+                finished.append((call, call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {reason}")))
+            elif status == Status.TOO_MANY_UNANSWERED:
+                self._max_unanswered = max(1, self._max_unanswered // 2)
+                again.append(call)
+                continue
+            elif status == Status.SESSION_UNKNOWN and not call.doubt:
+                is_expired = is_expired or call.session == self._session
+                again.append(call)
+                continue
+            else:
+                is_expired = is_expired or (status == Status.SESSION_UNKNOWN and call.session == self._session)
+                call.doubt = call.doubt or status != Status.MALFORMED
+                finished.append((call, call.error(*_REASONS[Status(status)])))
+            call.state = State.OVER
+        if is_expired:
+            self._session = 0
+        if again:
+            connection.is_ending = True  # what was sent after these must not be carried out before them
+            self._send_again(again)
+        return finished
+
+    def _settle_reads(self, calls: list[Call], reply: ClientReply) -> Finished:
+        finished: Finished = []
+        values = iter(reply.values)
+        if calls[0].code == KEYS:
+            if calls[0].state is not State.OVER:
+                calls[0].state = State.OVER
+                finished.append((calls[0], list(values)))
+            return finished
+        reasons = iter(reply.refused)
+        for call, found in zip(calls, reply.found, strict=True):
+            answer: Any = next(values) if found == FOUND else None
+            if found == REFUSED:
+                answer = call.error("INVALID_ARGUMENT", next(reasons))
+            if call.state is State.OVER:
+                continue
+            if found == ASK_AGAIN:
+                self._send_again([call])
+            else:
+                call.state = State.OVER
+                finished.append((call, answer))
+        return finished
+
+    def _settle_refused(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+        """The message has come to nothing, or to nobody knows what."""
+        live = [call for call in message.calls if call.state is not State.OVER]
+        trouble = (_CODE_NAMES.get(reply.code, "UNKNOWN"), f"{connection.leader.address}: {reply.details}")
+        connection.is_ending = True
+        if reply.code == _INVALID:
+            if len(message.calls) <= 1:
+                for call in live:
+                    call.state = State.OVER
+                return [(call, call.error(*trouble)) for call in live]
+            self._max_calls = max(1, len(message.calls) // 2)
+        else:
+            self._trouble = trouble
+            self._pause = self._pause or Backoff(float("inf"), self._router.closed)
+            if reply.code == _ELSEWHERE:
+                self._router.doubt(connection.leader)
+            elif reply.code != _EXHAUSTED:
+                for call in live:
+                    call.doubt = True
+        self._send_again(live)
+        return []
+
+    def _send_again(self, calls: list[Call]) -> None:
+        for call in calls:
+            call.state = State.WAITING
+        writes = [call for call in calls if call.is_write]
+        self._retries = deque(sorted([*self._retries, *writes], key=lambda call: (call.session, call.sequence)))
+        self._reads.extendleft(call for call in reversed(calls) if not call.is_write)
+
+    def _ended(self, connection: _Connection, code: grpc.StatusCode, details: str) -> None:
+        with self._lock:
+            if connection is not self._connection:
+                return
+            if code is not grpc.StatusCode.OK:
+                self._trouble = (code.name, f"{connection.leader.address}: {' '.join(details.split())}")
+            self._router.doubt(connection.leader)
+            self._pause = self._pause or Backoff(float("inf"), self._router.closed)
+            self._leave(connection, is_refused=code is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self._wake_up()
+
+    def _leave(self, connection: _Connection, is_refused: bool = False) -> None:
+        """Have done with a stream; what has not been answered is to be sent again. With the lock."""
+        self._connection = None
+        for message in connection.under_way.values():
+            live = [call for call in message.calls if call.state is not State.OVER]
+            for call in live:
+                call.doubt = call.doubt or not is_refused
+            self._send_again(live)
+        if connection.stream is not None:
+            connection.stream.cancel()
+
+    # ---- the pipeline's thread ---------------------------------------------------------------------------------------
+
+    def _wake_up(self) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._router.closed.is_set():
+                    self._thread = threading.Thread(target=self._watch, name="raftkv-client", daemon=True)
+                    self._thread.start()
+        self._wake.set()
+
+    def _watch(self) -> None:
+        idle_since = time.monotonic()
+        while not self._router.closed.is_set():
+            if self._has_calls():
+                idle_since = time.monotonic()
+                if self._connection is None:
+                    self._connect()
+                else:
+                    self._look_after(self._connection)
+                self._expire(time.monotonic())
+            self._is_asleep = time.monotonic() - idle_since > _STAY_AWAKE_S
+            if not self._is_asleep or not self._has_calls():
+                self._wake.wait(None if self._is_asleep else min(_TICK_S, self._timeout / 4))
+            self._wake.clear()
+
+    def _has_calls(self) -> bool:
+        connection = self._connection
+        return bool(self._writes or self._retries or self._reads or (connection is not None and connection.under_way))
+
+    def _connect(self) -> None:
+        if self._pause is not None and not self._pause.pause():
+            return
+        with self._lock:
+            deadline = min((call.deadline for call in self._all_calls(None)), default=0.0)
+        try:
+            leader = self._router.leader(deadline)
+        except NotApplied as error:
+            self._trouble = (error.code, str(error))
+            self._expire(deadline)
+            return
+        connection = _Connection(leader)
+        self._connection = connection
+        try:
+            stream = Stream(
+                leader.channel,
+                METHOD,
+                lambda data: self._received(connection, data),
+                lambda code, details: self._ended(connection, code, details),
+            )
+        except ValueError:  # the channel has just been closed
+            self._connection = None
+            return
+        with self._lock:
+            connection.stream = stream
+            is_current = self._connection is connection
+        if not is_current:
+            stream.cancel()
+        self.flush()
+
+    def _look_after(self, connection: _Connection) -> None:
+        """If an answer takes long: somebody else may lead by now."""
+        with self._lock:
+            oldest = next(iter(connection.under_way.values()), None)
+        now = time.monotonic()
+        if oldest is None or now - oldest.sent_at < _SLOW_S:
+            return
+        patience = min(max(FIRST_ROUND_S, (now - oldest.sent_at) / 3), LONGEST_ROUND_S)
+        if self._router.superseded(connection.leader, now + patience):
+            with self._lock:
+                if connection is self._connection:
+                    self._trouble = ("ABORTED", f"{connection.leader.address}: no answer, and another member leads now")
+                    self._leave(connection)
+
+    def _expire(self, until: float) -> None:
+        """Fail the calls whose deadline is not after `until`."""
+        finished: Finished = []
+        with self._lock:
+            if min((call.deadline for call in self._oldest_calls()), default=until + 1) > until:
+                return
+            for call in self._all_calls(self._connection):
+                if call.state is not State.OVER and call.deadline <= until:
+                    finished.append((call, self._give_up(call)))
+        if finished:
+            self._deliver(finished)
+
+    def _give_up(self, call: Call) -> Error:
+        """With the lock."""
+        code, text = self._trouble
+        if call.state is State.FLYING and self._connection is not None:
+            code, text = "DEADLINE_EXCEEDED", f"{self._connection.leader.address}: no answer in time"
+            call.doubt = True
+        call.state = State.OVER
+        return call.error(code, f"{text} (gave up after {self._timeout:g} s)")
+
+    def _oldest_calls(self) -> Iterable[Call]:
+        """The first of each queue and message: those behind it were submitted later."""
+        under_way = self._connection.under_way.values() if self._connection is not None else ()
+        queues = (self._retries, self._writes, self._reads, *(message.calls for message in under_way))
+        return (queue[0] for queue in queues if queue)
+
+    def _all_calls(self, connection: _Connection | None) -> Iterable[Call]:
+        under_way = connection.under_way.values() if connection is not None else ()
+        flying = chain.from_iterable(message.calls for message in under_way)
+        # Copies: any thread may append meanwhile.
+        return chain(list(flying), self._retries.copy(), self._writes.copy(), self._reads.copy())
+
+    def _say_goodbye(self) -> threading.Event | None:
+        """Close the session, if nothing is under way. What is returned is set when that has been answered."""
+        with self._lock:
+            connection = self._connection
+            if not self._session or connection is None or connection.stream is None or self._has_calls():
+                return None
+            goodbye = _Goodbye(self._session, self._next_sequence)
+            goodbye.state = State.FLYING
+            batch = encode_operations([goodbye], self._session, goodbye.sequence)
+            connection.send(_Message([goodbye], is_write=True), ClientRequest(batch=batch))
+            return goodbye.done
+
+
+class _Goodbye(Call):
+    """Closes the session. If it does not arrive, the session expires."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, session: int, sequence: int) -> None:
+        super().__init__(Code.CLOSE_SESSION, b"", b"", b"", float("inf"))
+        self.session, self.sequence = session, sequence
+        self.done = threading.Event()
+
+    def finish(self, answer: Any) -> None:
+        self.done.set()
+
+    def fail(self, error: Error) -> None:
+        self.done.set()

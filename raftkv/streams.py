@@ -1,0 +1,148 @@
+"""One bidirectional gRPC call, as its caller sees it: theory of operation.
+
+A `Stream` sends without waiting and hands what arrives to a function. gRPC's own interface for such calls needs two
+threads more for each: one that takes requests out of an iterator, and one that iterates over the answers; each costs a
+hand-over on the way of every message. So where gRPC lets it, a stream starts the operations itself (`_Direct`): a
+message is sent by the thread that has it, and received by gRPC's thread that has read it. A round trip then takes two
+thirds of the time (docs/performance.md). The objects that this needs are not part of gRPC's promises, so there is the
+promised way too (`_Promised`), taken if they should ever be missing; the tests run both.
+
+At most one message is being sent; those behind it wait here, in order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import grpc
+
+try:
+    cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
+except ImportError:
+    cygrpc = None
+
+
+class Stream:
+    """A call under way. `send` and `cancel` may be called from any thread; the functions are called by gRPC's threads,
+    one at a time for each function, and should not raise."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        method: str,
+        received: Callable[[bytes], None],
+        ended: Callable[[grpc.StatusCode, str], None],
+    ) -> None:
+        """Begin a call of `method`. `received` gets each message; `ended`, once, the status with which the call ended,
+        and its details. Raises ValueError if the channel has been closed."""
+        self._lock = threading.Lock()
+        self._unsent: deque[bytes] = deque()
+        self._is_sending = False
+        requests: SimpleQueue[bytes | None] = SimpleQueue()
+        begin: Any = channel.stream_stream(method)
+        self._call = begin(self._take_from(requests))
+        self._transfer: _Transfer = _choose_transfer(self._call, requests, self._sent)
+        self._call.add_done_callback(lambda call: self._finish(call, requests, ended))
+        self._transfer.receive(received)
+
+    def send(self, data: bytes) -> None:
+        """Send a message, after those that are waiting. Lost without a word if the call has ended."""
+        with self._lock:
+            if self._is_sending:
+                self._unsent.append(data)
+                return
+            self._is_sending = True
+        self._transfer.send(data)
+
+    def cancel(self) -> None:
+        """End the call. `ended` will be called."""
+        self._call.cancel()
+
+    def _sent(self) -> None:
+        with self._lock:
+            data = self._unsent.popleft() if self._unsent else None
+            self._is_sending = data is not None
+        if data is not None:
+            self._transfer.send(data)
+
+    def _take_from(self, requests: SimpleQueue[bytes | None]) -> Iterator[bytes]:
+        """What gRPC asks for requests: nothing at all with direct transfer."""
+        while (data := requests.get()) is not None:
+            yield data
+            self._sent()  # gRPC comes back only when it has sent the message
+
+    def _finish(
+        self, call: Any, requests: SimpleQueue[bytes | None], ended: Callable[[grpc.StatusCode, str], None]
+    ) -> None:
+        requests.put(None)
+        ended(call.code(), call.details() or "")
+
+
+class _Transfer(Protocol):
+    def send(self, data: bytes) -> None: ...
+    def receive(self, received: Callable[[bytes], None]) -> None: ...
+
+
+def _choose_transfer(call: Any, requests: SimpleQueue[bytes | None], sent: Callable[[], None]) -> _Transfer:
+    if _Direct.is_possible(call):
+        return _Direct(call, sent)
+    return _Promised(call, requests)
+
+
+class _Direct:
+    """Starts gRPC's operations from whatever thread has a message. A function that is handed to gRPC with an operation
+    is called when that is done, and returns whether the whole call is."""
+
+    def __init__(self, call: Any, sent: Callable[[], None]) -> None:
+        self._operate = call._call.operate
+        self._sent = sent
+
+    @staticmethod
+    def is_possible(call: Any) -> bool:
+        operations = ("SendMessageOperation", "ReceiveMessageOperation")
+        return hasattr(getattr(call, "_call", None), "operate") and all(hasattr(cygrpc, name) for name in operations)
+
+    def send(self, data: bytes) -> None:
+        def done(event: Any) -> bool:
+            if event.success:
+                self._sent()
+            return False
+
+        self._operate((cygrpc.SendMessageOperation(data, 0),), done)
+
+    def receive(self, received: Callable[[bytes], None]) -> None:
+        def done(event: Any) -> bool:
+            data = event.batch_operations[0].message()
+            if data is not None:
+                received(data)
+                self._operate(operation, done)
+            return False
+
+        operation = (cygrpc.ReceiveMessageOperation(0),)
+        self._operate(operation, done)
+
+
+class _Promised:
+    """gRPC's own threads take the messages from a queue, and one of ours iterates over the answers."""
+
+    def __init__(self, call: Any, requests: SimpleQueue[bytes | None]) -> None:
+        self._call = call
+        self._requests = requests
+
+    def send(self, data: bytes) -> None:
+        self._requests.put(data)
+
+    def receive(self, received: Callable[[bytes], None]) -> None:
+        threading.Thread(target=self._pass_on, args=(received,), name="answers", daemon=True).start()
+
+    def _pass_on(self, received: Callable[[bytes], None]) -> None:
+        try:
+            for data in self._call:
+                received(data)
+        except grpc.RpcError:
+            pass  # `ended` tells
