@@ -39,8 +39,11 @@ from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
 METHOD: Final = "/RaftNode/ServeClientStream"
 
-MAX_MESSAGES: Final = 2
+MAX_MESSAGES: Final = int(__import__("os").environ.get("MAXM", "2"))
 """Of each kind under way at once. More of them would be smaller ones."""
+MIN_CALLS: Final = int(__import__("os").environ.get("MINC", "50"))
+"""In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
+round of its own, and the calls behind it wait for that."""
 MAX_CALLS: Final = 1000
 """In one message."""
 MAX_BYTES: Final = 1 << 20
@@ -223,9 +226,17 @@ class Pipeline:
         connection = self._connection
         if connection is None or connection.stream is None or connection.is_ending or self._delivering:
             return False
-        if self._reads and connection.counts[False] < MAX_MESSAGES:
-            return True
-        return bool(self._retries or self._writes) and connection.counts[True] < MAX_MESSAGES and self._has_number()
+        return self._can_send_reads(connection) or (
+            bool(self._retries or self._writes)
+            and self._has_room(connection.counts[True], len(self._retries) + len(self._writes))
+            and self._has_number()
+        )
+
+    def _can_send_reads(self, connection: _Connection) -> bool:
+        return bool(self._reads) and self._has_room(connection.counts[False], len(self._reads))
+
+    def _has_room(self, under_way: int, waiting: int) -> bool:
+        return not under_way or (under_way < MAX_MESSAGES and waiting >= MIN_CALLS)
 
     def _has_number(self) -> bool:
         """Whether the next write may be sent: there is a session, or it can be opened, and it has room."""
@@ -240,7 +251,7 @@ class Pipeline:
         while self._can_send():
             connection = self._connection
             assert connection is not None
-            if self._reads and connection.counts[False] < MAX_MESSAGES:
+            if self._can_send_reads(connection):
                 self._send_reads(connection)
             elif not self._session:
                 opening = encode_operations([Operation(Code.OPEN_SESSION)], 0, 0)
@@ -310,8 +321,8 @@ class Pipeline:
             finished = self._settle(connection, message, reply)
             if connection.is_ending and not connection.under_way:
                 self._leave(connection)
-            else:
-                self._send_what_waits()
+            elif len(self._writes if message.is_write else self._reads) >= MIN_CALLS:
+                self._send_what_waits()  # else what the finished calls lead to may go along
         self._deliver(finished)
 
     def _deliver(self, finished: Finished) -> None:
