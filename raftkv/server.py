@@ -254,17 +254,16 @@ class Server:
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             stream = ClientStream(service)
+            out = _Out(context)
+            stream.answer = lambda make: (out.send(make().SerializeToString()), stream._room.release())  # type: ignore
             self._streams.add(stream)
             context.add_callback(stream.close)
-            reader = threading.Thread(
-                target=self._guarded, args=(lambda: stream.read(requests),), name="stream", daemon=True
-            )
-            reader.start()
             try:
-                yield from stream.replies()
+                stream.read(requests)
             finally:
                 stream.close()
                 self._streams.discard(stream)
+            return iter(())
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._stream_pool, answer))
 
@@ -360,3 +359,27 @@ def _explain(error: OSError) -> str:
             return "not permitted; choose a port from 1024 on"
         case _:
             return f"{error.strerror}; choose another address"
+
+from raftkv.streams import cygrpc
+class _Out:
+    def __init__(self, context):
+        context.send_initial_metadata(())
+        self._call = context._rpc_event.call
+        self._lock = threading.Lock()
+        self._unsent = []
+        self._busy = False
+    def send(self, data):
+        with self._lock:
+            if self._busy:
+                self._unsent.append(data)
+                return
+            self._busy = True
+        self._call.start_server_batch((cygrpc.SendMessageOperation(data, 0),), self._done)
+    def _done(self, event):
+        with self._lock:
+            if not self._unsent:
+                self._busy = False
+                return None, ()
+            data = self._unsent.pop(0)
+        self._call.start_server_batch((cygrpc.SendMessageOperation(data, 0),), self._done)
+        return None, ()
