@@ -39,9 +39,9 @@ from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
 METHOD: Final = "/RaftNode/ServeClientStream"
 
-MAX_MESSAGES: Final = int(__import__("os").environ.get("MAXM", "2"))
+MAX_MESSAGES: Final = 2
 """Of each kind under way at once. More of them would be smaller ones."""
-MIN_CALLS: Final = int(__import__("os").environ.get("MINC", "50"))
+MIN_CALLS: Final = 150
 """In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
 round of its own, and the calls behind it wait for that."""
 MAX_CALLS: Final = 1000

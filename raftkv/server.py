@@ -360,7 +360,10 @@ def _explain(error: OSError) -> str:
         case _:
             return f"{error.strerror}; choose another address"
 
+
 from raftkv.streams import cygrpc
+
+
 class _Out:
     def __init__(self, context):
         context.send_initial_metadata(())
@@ -368,6 +371,7 @@ class _Out:
         self._lock = threading.Lock()
         self._unsent = []
         self._busy = False
+
     def send(self, data):
         with self._lock:
             if self._busy:
@@ -375,6 +379,7 @@ class _Out:
                 return
             self._busy = True
         self._call.start_server_batch((cygrpc.SendMessageOperation(data, 0),), self._done)
+
     def _done(self, event):
         with self._lock:
             if not self._unsent:
