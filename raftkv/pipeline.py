@@ -171,7 +171,7 @@ class Pipeline:
         queue.append(call)
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Never waits: whoever holds the lock looks once more."""
+        """Send what waits, as far as there is room. Never waits: whoever holds the lock calls this when it has let go."""
         while self._can_send() and self._lock.acquire(blocking=False):
             try:
                 self._send_what_waits()
@@ -183,17 +183,18 @@ class Pipeline:
     def cancel(self, call: Call) -> bool:
         """Give up a call that has never been sent. Whether that could be done: then it will not be finished."""
         with self._lock:
-            if call.state is not State.WAITING or call.doubt:
-                return False
-            call.state = State.OVER
-            return True
+            is_in_time = call.state is State.WAITING and not call.doubt
+            if is_in_time:
+                call.state = State.OVER
+        self.flush()
+        return is_in_time
 
     def abandon(self, call: Call) -> Error | None:
         """Give up a call in any state: the error that says what is certain; None if it is being finished just now."""
         with self._lock:
-            if call.state is State.OVER:
-                return None
-            return self._give_up(call)
+            error = None if call.state is State.OVER else self._give_up(call)
+        self.flush()
+        return error
 
     def is_delivering_here(self) -> bool:
         """Whether this thread is finishing calls: it must not wait for one, for it would be waiting for itself."""
@@ -315,15 +316,18 @@ class Pipeline:
         reply = ClientReply.FromString(data)
         with self._lock:
             message = connection.answered(reply.id) if connection is self._connection else None
-            if message is None:
-                return
-            self._router.heard(connection.leader)
-            finished = self._settle(connection, message, reply)
-            if connection.is_ending and not connection.under_way:
-                self._leave(connection)
-            elif len(self._writes if message.is_write else self._reads) >= MIN_CALLS:
-                self._send_what_waits()  # else what the finished calls lead to may go along
+            finished = self._take_answer(connection, message, reply) if message is not None else []
         self._deliver(finished)
+
+    def _take_answer(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+        """With the lock. What the answer is to the calls, which are to be told without it."""
+        self._router.heard(connection.leader)
+        finished = self._settle(connection, message, reply)
+        if connection.is_ending and not connection.under_way:
+            self._leave(connection)
+        elif len(self._writes if message.is_write else self._reads) >= MIN_CALLS:
+            self._send_what_waits()  # else what the finished calls lead to may go along
+        return finished
 
     def _deliver(self, finished: Finished) -> None:
         self._delivering.add(threading.get_ident())
@@ -476,6 +480,7 @@ class Pipeline:
                 else:
                     self._look_after(self._connection)
                 self._expire(time.monotonic())
+                self.flush()
             self._is_asleep = time.monotonic() - idle_since > _STAY_AWAKE_S
             if not self._is_asleep or not self._has_calls():
                 self._wake.wait(None if self._is_asleep else min(_TICK_S, self._timeout / 4))
