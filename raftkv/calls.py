@@ -108,8 +108,8 @@ class BlockingCall(Call):
 class LeanFuture(Future[Any]):
     """A `concurrent.futures.Future` that makes its lock only when somebody waits for it.
 
-    Hundreds of thousands of futures a second are made here, most of which nobody ever waits for: they have a callback, or
-    are looked at when they are done. The lock with its condition is half the price of a future, and most of what the
+    Hundreds of thousands of futures a second are made here, most of which nobody ever waits for: they have a callback,
+    or are looked at when they are done. The lock with its condition is half the price of a future, and most of what the
     garbage collector has to do. Without it, what has to be atomic is an assignment, or taking one item off a list; the
     state is written before it is looked whether somebody waits, and who waits does it the other way round.
     """

@@ -200,7 +200,7 @@ class StateMachine:
                 case EntryKind.BATCH:
                     session, lowest_unanswered, operations = decode_fields(entry.payload)
                 case EntryKind.TEXT:
-                    session, lowest_unanswered, operations = 0, 0, [tuple(parse_text(entry.payload.decode()))]
+                    session, lowest_unanswered, operations = 0, 0, [parse_text(entry.payload.decode())]
                 case EntryKind.NO_OP:
                     return []
         except (Malformed, UnicodeDecodeError):

@@ -171,7 +171,7 @@ class Pipeline:
         queue.append(call)
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Never waits: whoever holds the lock calls this when it has let go."""
+        """Send what waits, as far as there is room. Never waits: whoever has the lock calls this when it has let go."""
         while self._can_send() and self._lock.acquire(blocking=False):
             try:
                 self._send_what_waits()
