@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 from benchmarks.clusters import Counters, PySyncObj, System
 from benchmarks.machine import Usage
 from benchmarks.plan import OPEN_CALLERS, cluster_of, max_ops
-from benchmarks.rows import Case, Round
+from benchmarks.rows import OPEN, Case, Round
 from benchmarks.work import READ_KEYS, READ_PREFIX, Order, Record
 from tests.support.processes import ROOT
 

@@ -101,15 +101,14 @@ def kill_all(runner: Runner, case: Case) -> Row:
 def _kill_under_load(runner: Runner, case: Case, system: System) -> None:
     order = runner.order(case, seconds=2 * _KILL_AFTER_S, warm_up_s=0.0, max_ops=300_000)
     begun = threading.Event()
-    with runner.generator(order, system) as (stdout, _):
+    with runner.generator(order, system) as (stdout, _), ThreadPoolExecutor(1) as listener:
         # The listener is the thread aside, not the killer: members die with the *thread* that has started them.
-        with ThreadPoolExecutor(1) as listener:
-            heard = listener.submit(follow, stdout, begun.set)
-            begun.wait(_REPLAY_S)
-            time.sleep(_KILL_AFTER_S)
-            system.kill()
-            system.start()
-            heard.result()  # it has errors, or none if the client was patient: what failed was not acknowledged
+        heard = listener.submit(follow, stdout, begun.set)
+        begun.wait(_REPLAY_S)
+        time.sleep(_KILL_AFTER_S)
+        system.kill()
+        system.start()
+        heard.result()  # it has errors, or none if the client was patient: what failed was not acknowledged
     runner.records.setdefault(cluster_of(case), []).append(Path(order.record))
 
 
