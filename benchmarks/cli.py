@@ -181,7 +181,7 @@ class Bench:
                 self._measure(measure)
             for case in _that_write(phase.measures):
                 name = f"kill -9 of all: {case.system}, {case.members} members"
-                is_well &= self._single(name, partial(kill_all, self._runner, case))
+                is_well &= self._single(name, partial(kill_all, self._runner, case)) or case.system != "ours"
         self._runner.systems.clear()
         for records in self._runner.records.values():
             for path in records:

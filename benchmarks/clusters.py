@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import IO, Final
 from benchmarks import etcd, ours
 from tests.support.processes import ROOT, Cluster, free_addresses, free_port, wait_until
 
-START_S: Final = 60.0
+START_S: Final = 30.0
 
 
 def spawn(command: list[str], log: Path, interactive: bool = False) -> subprocess.Popen[str]:
@@ -188,7 +189,7 @@ class PySyncObj(System):
             if i not in self._processes:
                 self._processes[i] = spawn(self._command(i), self.directory / f"member-{i}.log", interactive=True)
         for process in self._processes.values():
-            assert _pipe(process.stdout).readline() == "ready\n", "PySyncObj's member did not start"
+            _await_ready(process, "a member of PySyncObj")
 
     def _command(self, i: int) -> list[str]:
         own = self._addresses[i]
@@ -239,6 +240,15 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
     return pipe
 
 
+def _await_ready(process: subprocess.Popen[str], who: str) -> None:
+    """Wait for the process to say so; AssertionError if it ends instead, or takes too long (it is killed then)."""
+    watchdog = threading.Timer(START_S, process.kill)
+    watchdog.start()
+    line = _pipe(process.stdout).readline()
+    watchdog.cancel()
+    assert line == "ready\n", f"{who} was not ready within {START_S:g} s"
+
+
 class Echo(System):
     """The bare gRPC server: one process, no cluster."""
 
@@ -250,7 +260,7 @@ class Echo(System):
     def start(self) -> None:
         command = [sys.executable, "-m", "benchmarks.echo", self._address]
         self._process = spawn(command, self.directory / "echo.log", interactive=True)
-        assert _pipe(self._process.stdout).readline() == "ready\n", "the echo server did not start"
+        _await_ready(self._process, "the echo server")
 
     def kill(self) -> None:
         if self._process is not None:

@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.work import Order, Record, key, read_index, reads_in, value
 
 _TICK_S: Final = 0.0002
 """How often an open loop looks at the clock."""
+_SWITCH_S: Final = 0.001
+"""How long the clock's thread may have to wait for the client's, which would be counted as latency of the system."""
 _LAST_ANSWERS_S: Final = 15.0
 """How long what is in flight may take when the load has ended."""
 
@@ -35,9 +39,10 @@ class Load:
         self.order = order
         self.client = client
         self.record = Record.empty(order.max_ops)
+        self.is_read = bytes(reads_in(order.work, i) for i in range(order.max_ops))
         self.keys: list[bytes] = [
-            key(order.read_prefix, read_index(i, order.read_keys)) if self.reads(i) else key(order.prefix, i)
-            for i in range(order.max_ops)
+            key(order.read_prefix, read_index(i, order.read_keys)) if reads else key(order.prefix, i)
+            for i, reads in enumerate(self.is_read)
         ]
         self.value = value(order.prefix, order.value_bytes)
         self.numbers = itertools.count()
@@ -49,9 +54,6 @@ class Load:
         """Everything has been answered."""
         self._running = 0
         self._lock = threading.Lock()
-
-    def reads(self, i: int) -> bool:
-        return reads_in(self.order.work, i)
 
     def begin(self) -> None:
         """Start the loop that the order names, in the background; `idle` is set at its end."""
@@ -71,11 +73,6 @@ class Load:
         self.errors += 1
         self.first_error = self.first_error or f"{type(error).__name__}: {error}"
 
-    def check_read(self, i: int, answer: bytes | None) -> None:
-        """A read of a key that was written must find it, or the figure would be that of something else."""
-        if answer is None and self.reads(i):
-            raise LookupError("a key that was written is not there")
-
     def lanes_begin(self, count: int) -> None:
         self._running = count
 
@@ -92,48 +89,46 @@ class Futures(Load):
     def begin(self) -> None:
         self.lanes_begin(self.order.in_flight)
         for _ in range(self.order.in_flight):
-            _Lane(self).next()
+            self._lane()()
 
+    def _lane(self) -> Callable[[], None]:
+        """One operation in flight: what begins its next one. A closure: its variables are the cheapest to reach."""
+        client, keys, val, is_read, most = self.client, self.keys, self.value, self.is_read, self.order.max_ops
+        starts, ends, take, clock = self.record.starts, self.record.ends, self.numbers.__next__, time.perf_counter
+        set_async = client.set_async
+        i = 0
 
-class _Lane:
-    """One operation in flight."""
+        def begin_next() -> None:
+            nonlocal i
+            i = take()
+            if i >= most or self.stopped:
+                self.lane_ended()
+                return
+            starts[i] = clock()
+            try:
+                future = client.get_async(keys[i]) if is_read[i] else set_async(keys[i], val)
+            except Exception as error:
+                end(error)
+                return
+            future.add_done_callback(done)
 
-    __slots__ = ("_done", "_i", "_load")
+        def done(future: Any) -> None:
+            now = clock()
+            try:
+                if future.result() is None and is_read[i]:
+                    raise _missing()
+            except Exception as error:
+                end(error)
+                return
+            ends[i] = now
+            begin_next()
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._i = 0
-        self._done = self.done
-
-    def next(self) -> None:
-        load = self._load
-        self._i = i = next(load.numbers)
-        if load.stopped or i >= load.order.max_ops:
-            load.lane_ended()
-            return
-        load.record.starts[i] = time.perf_counter()
-        try:
-            if load.reads(i):
-                future = load.client.get_async(load.keys[i])
-            else:
-                future = load.client.set_async(load.keys[i], load.value)
-        except Exception as error:
-            load.failed(error)
-            load.lane_ended()
-            return
-        future.add_done_callback(self._done)
-
-    def done(self, future: Any) -> None:
-        load = self._load
-        try:
-            load.check_read(self._i, future.result())
-        except Exception as error:
+        def end(error: Exception) -> None:
             # A system that refuses at once would make this a loop without a wait: the lane ends, and it is told.
-            load.failed(error)
-            load.lane_ended()
-            return
-        load.record.ends[self._i] = time.perf_counter()
-        self.next()
+            self.failed(error)
+            self.lane_ended()
+
+        return begin_next
 
 
 class Threads(Load):
@@ -150,8 +145,9 @@ class Threads(Load):
         try:
             while not self.stopped and (i := next(numbers)) < most:
                 starts[i] = clock()
-                if self.reads(i):
-                    self.check_read(i, client.get(keys[i]))
+                if self.is_read[i]:
+                    if client.get(keys[i]) is None:
+                        raise _missing()
                 else:
                     client.set(keys[i], val)
                 ends[i] = clock()
@@ -180,8 +176,9 @@ class Tasks(Load):
         try:
             while not self.stopped and (i := next(self.numbers)) < self.order.max_ops:
                 self.record.starts[i] = time.perf_counter()
-                if self.reads(i):
-                    self.check_read(i, await client.get(self.keys[i]))
+                if self.is_read[i]:
+                    if await client.get(self.keys[i]) is None:
+                        raise _missing()
                 else:
                     await client.set(self.keys[i], self.value)
                 self.record.ends[i] = time.perf_counter()
@@ -195,52 +192,59 @@ class OpenLoop(Load):
     """Operations begin by the clock, as futures. At most `in_flight` wait; what would be more counts as an error."""
 
     def begin(self) -> None:
-        self.waiting = 0
+        self._ended: list[int] = []
+        """The numbers of the operations that wait no more: appending is atomic, and its length counts them."""
+        sys.setswitchinterval(_SWITCH_S)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        began, begun, most = time.perf_counter(), 0, self.order.max_ops
+        began, begun, rate, most = time.perf_counter(), 0, self.order.rate, self.order.max_ops
         while not self.stopped and begun < most:
-            due = due_by(time.perf_counter() - began, self.order.rate, most)
+            due = due_by(time.perf_counter() - began, rate, most)
+            room_until = self.order.in_flight + len(self._ended)
             for i in range(begun, due):
-                self._start(i, began + intended_at(i, self.order.rate))
+                self.record.starts[i] = began + intended_at(i, rate)
+                if i < room_until:
+                    self._start(i)
+                else:
+                    self._fail(i, OverflowError("too many operations wait: the system does not keep up with the load"))
             begun = max(begun, due)
             time.sleep(_TICK_S)
         self.numbers = itertools.count(begun)
         deadline = time.perf_counter() + _LAST_ANSWERS_S
-        while self.waiting and time.perf_counter() < deadline:
+        while len(self._ended) < begun and time.perf_counter() < deadline:
             time.sleep(_TICK_S)
-        if not self.waiting:
+        if len(self._ended) == begun:
             self.idle.set()
 
-    def _start(self, i: int, intended: float) -> None:
-        self.record.starts[i] = intended
-        if self.waiting >= self.order.in_flight:
-            self.failed(OverflowError(f"{self.waiting} operations wait: the system does not keep up with the load"))
-            return
-        with self._lock:
-            self.waiting += 1
-        call = self.client.get_async if self.reads(i) else self.client.set_async
-        arguments = (self.keys[i],) if self.reads(i) else (self.keys[i], self.value)
+    def _start(self, i: int) -> None:
+        client, k = self.client, self.keys[i]
         try:
-            call(*arguments).add_done_callback(lambda future: self._done(i, future))
+            future = client.get_async(k) if self.is_read[i] else client.set_async(k, self.value)
         except Exception as error:
-            self._ended(error)
+            self._fail(i, error)
+            return
+        future.add_done_callback(partial(self._done, i))
 
     def _done(self, i: int, future: Any) -> None:
+        now = time.perf_counter()
         try:
-            self.check_read(i, future.result())
+            if future.result() is None and self.is_read[i]:
+                raise _missing()
         except Exception as error:
-            self._ended(error)
+            self._fail(i, error)
             return
-        self.record.ends[i] = time.perf_counter()
-        self._ended(None)
+        self.record.ends[i] = now
+        self._ended.append(i)
 
-    def _ended(self, error: Exception | None) -> None:
-        with self._lock:
-            self.waiting -= 1
-        if error is not None:
-            self.failed(error)
+    def _fail(self, i: int, error: Exception) -> None:
+        self.failed(error)
+        self._ended.append(i)
+
+
+def _missing() -> LookupError:
+    """A read of a key that was written must find it, or the figure would be that of something else."""
+    return LookupError("a key that was written is not there")
 
 
 def intended_at(i: int, rate: float) -> float:

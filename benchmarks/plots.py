@@ -21,6 +21,10 @@ _LOOKS = {
 }
 
 
+_TAILS = (1.0, 0.5, 0.1, 0.01, 0.001, 0.0001)
+"""Shares that are left, at which the axis of the distribution has its marks."""
+
+
 def are_possible() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
@@ -57,7 +61,7 @@ def _axes(titles: Sequence[str]) -> tuple[Any, Sequence[Any]]:
 def _against_throughput(rows: Sequence[Row]) -> Any:
     """For writes, reads and the mix: a line for each system and interface, a point for each number in flight."""
     works = {"set": "writes", "get": "reads", "mix": "half writes, half reads"}
-    figure, axes = _axes([f"{title}: p50 latency against throughput" for title in works.values()])
+    figure, axes = _axes(list(works.values()))
     for ax, work in zip(axes, works, strict=True):
         lines: dict[tuple[str, str, str], list[Row]] = {}
         for row in rows:
@@ -79,20 +83,23 @@ def _against_throughput(rows: Sequence[Row]) -> Any:
 
 
 def _distribution(rows: Sequence[Row]) -> Any:
-    """Of writes: what share takes longer than so long, for one in flight, for 1000, and at half of each one's peak."""
+    """Of writes: what share is answered within so long (CDF), for one in flight, for 1000, and at half of each one's
+    peak. The axis is stretched at its end, where the slowest ones are."""
     kinds: dict[str, Callable[[Row], bool]] = {
         "one in flight": lambda row: row["in_flight"] == 1 and row["mode"] == CLOSED,
         "1000 in flight": lambda row: row["in_flight"] == 1000 and row["mode"] == CLOSED,
         "half the peak, open loop": lambda row: row["mode"] == OPEN,
     }
-    figure, axes = _axes([f"writes, {title}: slower than" for title in kinds])
+    figure, axes = _axes([f"writes, {title}" for title in kinds])
     for ax, belongs in zip(axes, kinds.values(), strict=True):
         for row in rows:
             if row["work"] == "set" and belongs(row):
                 colour, _ = _LOOKS.get((row["system"], row["api"]), ("#555555", ""))
                 rest = [1 - share for share in CDF_SHARES[:-1]]
                 ax.plot(row["cdf_ms"][:-1], rest, color=colour, label=f"{row['system']} ({row['api']})")
-        ax.set(xscale="log", yscale="log", xlabel="ms", ylabel="share of operations that take longer")
+        ax.set(xscale="log", yscale="log", xlabel="ms", ylabel="share of operations answered within")
+        ax.set_yticks(_TAILS, [f"{1 - tail:.4%}".rstrip("0%").rstrip(".") + " %" for tail in _TAILS])
+        ax.invert_yaxis()
         if ax.lines:
             ax.legend(fontsize=7)
     return figure
