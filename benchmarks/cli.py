@@ -31,6 +31,8 @@ from benchmarks.runner import Failure, Runner
 from benchmarks.singles import kill_all, memory, replay
 from tests.support.processes import ROOT
 
+_BUSY: Final = 0.5
+"""From this load average on, figures may be another process's fault."""
 OTHERS: Final = ("etcd", "pysyncobj")
 
 
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=options.data))
     try:
         return Bench(options, words, directory).run()
+    except (Failure, AssertionError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("bench: interrupted; nothing is kept", file=sys.stderr)
         return 1
@@ -105,6 +110,8 @@ class Bench:
         self._began = time.monotonic()
         command = shlex.join(["scripts/bench.py", *words])
         self._report = report.Run(command, machine.description(directory), "")
+        if (busy := os.getloadavg()[0]) > _BUSY:
+            self._note(f"the machine was busy with other things when the run began (load {busy:.1f})")
         self._have, generator = self._look_around()
         self._plan = self._make_plan()
         self._runner = Runner(directory, self._plan.seconds, generator)
@@ -193,6 +200,7 @@ class Bench:
         for case in in_turn(measure.cases):
             rate = self._half_the_peak(case) if case.mode == OPEN else 0.0
             if case.mode == OPEN and not rate:
+                self._note(f"{case}: left out, for its peak was not measured")
                 continue
             done = self._runner.measure(case, rate)
             self._rounds.append(done)
