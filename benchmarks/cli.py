@@ -238,7 +238,8 @@ class Bench:
     def _write(self) -> None:
         options, run = self._options, self._report
         if options.json:
-            options.json.write_text(json.dumps(run.rows, indent=1) + "\n", encoding="utf-8")
+            lines = ",\n".join(map(json.dumps, run.rows))  # a line a row, to be read by people too
+            options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         if options.plots and plots.are_possible():
             drawn = plots.draw(run.rows, options.plots)
             base = options.markdown.parent.resolve() if options.markdown else Path.cwd()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks import bars, machine, report, work
-from benchmarks.loops import Futures, Load, OpenLoop, Threads, due_by, intended_at
+from benchmarks.loops import Futures, Load, OpenLoop, Tasks, Threads, due_by, intended_at
 from benchmarks.plan import Have, Phase, cluster_of, full, in_turn, max_ops, only, quick
 from benchmarks.rows import OPEN, Case, Round, Row, find, percentile, pool
 from benchmarks.work import Order, Record
@@ -201,6 +202,28 @@ def test_a_closed_loop_does_every_operation_once_and_keeps_to_its_number_in_flig
     assert load.count() == 200
     assert load.record.acknowledged() == list(range(200))
     assert 1 <= client.most <= 8
+
+
+def test_a_closed_loop_of_tasks_makes_its_client_inside_of_the_event_loop() -> None:
+    class Asynchronous:
+        def __init__(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
+        async def __aenter__(self) -> Asynchronous:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def set(self, key: bytes, value: bytes) -> None:
+            assert asyncio.get_running_loop() is self.loop
+            await asyncio.sleep(0)
+
+    load = Tasks(Order("ours", "asyncio", "set", [], in_flight=8, max_ops=200), Asynchronous)
+    load.begin()
+    assert load.idle.wait(30.0)
+    load.wait()
+    assert load.errors == 0
+    assert load.record.acknowledged() == list(range(200))
 
 
 def test_a_read_that_does_not_find_what_was_written_is_an_error() -> None:
