@@ -97,8 +97,11 @@ class Ours(System):
         self.cluster = Cluster(directory, members, settings)
 
     def start(self) -> None:
-        self.cluster.start()
-        self.cluster.leader()
+        try:
+            self.cluster.start()
+            self.cluster.leader()
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.cluster.last_words(10)}") from None
 
     def kill(self) -> None:
         self.cluster.kill()

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+import grpc
+
 from benchmarks.work import Order, Record, key, read_index, reads_in, value
 
 _TICK_S: Final = 0.0002
@@ -71,7 +73,9 @@ class Load:
 
     def failed(self, error: BaseException) -> None:
         self.errors += 1
-        self.first_error = self.first_error or f"{type(error).__name__}: {error}"
+        if not self.first_error:
+            text = f"{error.code()} {error.details()}" if isinstance(error, grpc.Call) else str(error)
+            self.first_error = f"{type(error).__name__}: {text}"
 
     def lanes_begin(self, count: int) -> None:
         self._running = count
