@@ -137,14 +137,12 @@ class Bench:
                 self._note(f"{why}: etcd's rows with a client in Go are left out")
         if "pysyncobj" in wanted and not has_pysyncobj:
             self._note("PySyncObj is not installed (pip install pysyncobj): its rows are left out")
-        if not ours.has_asyncio():
-            self._note("the client library has no AsyncClient: its rows are left out")
         if self._options.plots and not plots.are_possible():
             self._note("matplotlib is not installed (pip install '.[bench]'): there are no plots")
         versions = [f"etcd {etcd_version}"] if etcd_version else []
         versions += [f"PySyncObj {metadata.version('pysyncobj')}"] if has_pysyncobj else []
         self._report.versions = " and ".join(versions) or "No other system was measured"
-        return Have(bool(etcd_version), bool(generator), has_pysyncobj, ours.has_asyncio()), generator
+        return Have(bool(etcd_version), bool(generator), has_pysyncobj), generator
 
     def _build_directory(self) -> Path:
         directory: Path = self._options.data / "bench-build"

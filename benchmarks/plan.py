@@ -62,7 +62,6 @@ class Have:
     etcd: bool = False
     go: bool = False
     pysyncobj: bool = False
-    asyncio: bool = False
 
 
 def in_turn(sides: Sequence[Side]) -> list[Side]:
@@ -104,7 +103,7 @@ def full(have: Have, seconds: float = 2.0, fill: int = 1_000_000) -> Plan:
         *_reads(have, 3, LEVELS, "read_index"),
         *_mix(have, 3, LEVELS),
         *_python_callers(have, 3, (10, 100)),
-        *_other_callers(have),
+        *_other_callers(),
         *_writes(have, 3, 100, LEVELS),
         *_writes(have, 3, 1024, LEVELS),
         *_open_loops(have, 3, ("get", "mix", "set")),
@@ -199,9 +198,7 @@ def _python_callers(have: Have, members: int, levels: Sequence[int]) -> list[Mea
     return measures
 
 
-def _other_callers(have: Have) -> list[Measure]:
-    if not have.asyncio:
-        return []
+def _other_callers() -> list[Measure]:
     levels = [Measure((Case("ours", 3, "set", "asyncio", n),)) for n in LEVELS]
     return [*levels, *(Measure((Case("ours", 3, "get", "asyncio", n, read_path="lease"),)) for n in (1, 100))]
 

@@ -95,6 +95,8 @@ class Status:
     applied_index: int
     last_log_index: int
     serving: bool
+    log_syncs: int = 0
+    """How often the log has been made durable since the start."""
 
 
 class Replica:
@@ -122,6 +124,7 @@ class Replica:
         """Log index -> (term, caller). All of one term: losing the leadership answers them all."""
         self._readers: dict[int, Query] = {}
         self._next_token = 1
+        self._log_syncs = 0
 
     def deadline(self) -> float:
         """When the next turn is due, even without an input."""
@@ -138,6 +141,7 @@ class Replica:
             applied_index=self.machine.applied_index,
             last_log_index=raft.log.last_index,
             serving=raft.is_serving,
+            log_syncs=self._log_syncs,
         )
 
     # ---- the turn ----------------------------------------------------------------------------------------------------
@@ -196,6 +200,7 @@ class Replica:
             self._send(message)
         if ready.hard_state is not None or ready.entries:
             self._storage.persist(ready.hard_state, ready.entries, ready.commit_index)
+            self._log_syncs += bool(ready.entries)
         self.raft.advance(ready)
         for reply in ready.messages:
             self._send(reply)

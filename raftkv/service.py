@@ -397,6 +397,7 @@ class Service:
             keys=keys,
             revision=revision,
             serving=status.serving,
+            log_syncs=status.log_syncs,
         )
 
     # ---- the extended form -------------------------------------------------------------------------------------------

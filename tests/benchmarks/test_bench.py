@@ -25,7 +25,7 @@ from benchmarks.rows import OPEN, Case, Round, Row, find, percentile, pool
 from benchmarks.work import Order, Record
 from tests.support.processes import ROOT, wait_until
 
-EVERYTHING = Have(etcd=True, go=True, pysyncobj=True, asyncio=True)
+EVERYTHING = Have(etcd=True, go=True, pysyncobj=True)
 WRITES = Case("ours", 3, "set", "stream", 100)
 
 

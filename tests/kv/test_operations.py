@@ -67,7 +67,10 @@ def test_a_batch_cut_at_any_byte_is_malformed() -> None:
         (b"", "0 bytes is too short"),
         (b"\x02" + encode_batch(BATCH)[1:], "format 2 is not known"),
         (encode_batch(BATCH) + b"x", "operations end at byte"),
-        (encode_batch(Batch(BATCH.operations[:1])).replace(b"\x01\x07", b"\x63\x07"), "code of operation 0 .* is unknown"),
+        (
+            encode_batch(Batch(BATCH.operations[:1])).replace(b"\x01\x07", b"\x63\x07"),
+            "code of operation 0 .* is unknown",
+        ),
         (encode_batch(Batch(()))[:-4] + b"\xff" * 4, "too short for 4294967295 operations"),
     ],
     ids=["nothing", "a later format", "bytes too many", "an unknown code", "far fewer operations than announced"],
