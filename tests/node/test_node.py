@@ -11,8 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from raftkv.config import NodeConfig
 from raftkv.log_storage import StorageError
-from raftkv.node import RaftNode
+from raftkv.node import RaftNode, server_limits
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.types import Entry, EntryKind, HardState
 from raftkv.replica import Input
@@ -158,6 +159,11 @@ def test_no_entry_is_ten_times_as_large_on_the_wire_as_its_payload() -> None:
     shortest = Entry(1, 2**64 - 1, EntryKind.TEXT, b"DEL k", time_ms=2**64 - 1)
     request = wire.AppendEntriesRequest(entries=[entry_to_wire(shortest)])
     assert request.ByteSize() <= 10 * len(shortest.payload)
+
+
+def test_a_message_has_room_for_the_shortest_entries_and_a_batch_besides() -> None:
+    config = NodeConfig(max_append_bytes=1 << 24)
+    assert server_limits(config).max_message_bytes >= 10 * config.max_append_bytes + config.max_batch_bytes
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------------

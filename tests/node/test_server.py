@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from raftkv import clock, server
-from raftkv.raft.messages import RequestVote
+from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN
 from raftkv.replica import Input, NotLeader, Write
 from raftkv.server import CannotListen, Server, ServerLimits
@@ -38,6 +38,15 @@ def vote_round_trip(node: FakeNode) -> float:
     return clock.now() - begin
 
 
+def heartbeat_round_trip(node: FakeNode) -> float:
+    """Seconds that a leader waits for its answer."""
+    peer = Membership(2, node.host.membership.addresses, node.host.membership.cluster_id)
+    request = request_to_wire(AppendEntries(2, 1, 1, ORIGIN, (), 0, 0, 1), peer.identity_for(1))
+    begin = clock.now()
+    assert node.call("AppendEntries", request, wire.AppendEntriesReply).success
+    return clock.now() - begin
+
+
 class HeldWrites:
     """Keeps all writes waiting until they are released."""
 
@@ -49,7 +58,7 @@ class HeldWrites:
     def _bring(self, item: Input) -> None:
         if isinstance(item, Write):
             self.waiting.append(item)
-        elif isinstance(item, RequestVote):
+        elif isinstance(item, AppendEntries | RequestVote):
             self._node.host.reply(item)
 
     def release(self) -> None:
@@ -71,6 +80,7 @@ def test_peers_and_status_are_answered_at_once_while_every_client_thread_is_take
         wait_until(lambda: len(held.waiting) == 4, "the clients' threads are taken")
         wait_until(lambda: node.server._client_pool.calls == 40, "the others wait")
         assert max(vote_round_trip(node) for _ in range(20)) < 1.0
+        assert max(heartbeat_round_trip(node) for _ in range(20)) < 1.0
         assert node.call("Status", wire.StatusRequest(), wire.StatusReply, timeout=1.0).role == "leader"
         assert len(held.waiting) == 4
         held.release()
