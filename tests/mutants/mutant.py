@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -122,7 +123,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _extent(source: str, place: str) -> tuple[int, int]:
     """The first and the last line of a class or function, decorators included; of all, if `place` is empty."""
-    node: ast.AST = ast.parse(source)
+    node: ast.AST = _parsed(source)
     first, last = 1, source.count("\n") + 1
     for name in place.split(".") if place else ():
         inner = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == name]
@@ -134,6 +135,10 @@ def _extent(source: str, place: str) -> tuple[int, int]:
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         last = node.end_lineno
     return first, last
+
+
+_parsed: Final = lru_cache(maxsize=32)(ast.parse)
+"""The modules are few, and the patches many."""
 
 
 def _occurrences(text: str, piece: str) -> Iterator[int]:

@@ -24,7 +24,7 @@ HANDFUL = {
     "the lease outlives the leadership": ["simulation", "unit"],
     "a later number hides an earlier retry": ["unit"],
     "the mark passes numbers that are still in use": ["client"],
-    "a round that raises stops nobody": ["node"],
+    "a method that raises stops nobody": ["node"],
 }
 """One or two of each layer, and who is to notice each."""
 
