@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,9 +26,14 @@ from typing import Final
 from tests.mutants.mutant import Mutant, sandbox
 
 _TIME_LIMIT: Final = 300.0
-"""Seconds for one run of pytest, or of the seeds."""
+"""Seconds for one mutant's run of pytest, or of the seeds."""
 _TEST_LIMIT: Final = 60
 """Seconds for one test."""
+_TIME_TO_END: Final = 3.0
+"""Seconds for a process to end once it has said how it went."""
+_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?::.+?)(?: - .*)?$", re.MULTILINE)
+"""pytest's line for a test that has failed; for a file that can't be collected it names no test."""
+_VIOLATION: Final = re.compile(r"^(seed [0-9]+): ", re.MULTILINE)
 _MORE_SEEDS: Final = "1-100"
 
 _LAYERS: Final = (
@@ -87,7 +94,7 @@ def confirm(killers: Sequence[Killer]) -> str:
     tests = sorted({killer.test for killer in killers if killer.layer != "simulation"})
     seeds = sorted({killer.test.removeprefix("seed ") for killer in killers if killer.layer == "simulation"})
     with sandbox() as directory:
-        found, trouble = _run_tests(directory, tests) if tests else (None, "")
+        found, trouble = _run_tests(directory, tests, _TIME_LIMIT + 10.0 * len(tests)) if tests else (None, "")
         if seeds and not found and not trouble:
             found, trouble = _run_seeds(directory, seeds)
     return trouble or (f"{found.test} fails without any mutant" if found else "")
@@ -97,49 +104,61 @@ def layer_of(test: str) -> str:
     return next((layer for path, layer in _LAYERS if test.startswith(path)), "unit")
 
 
-def _run_tests(directory: Path, tests: Sequence[str]) -> tuple[Killer | None, str]:
+def _run_tests(directory: Path, tests: Sequence[str], time_limit: float = _TIME_LIMIT) -> tuple[Killer | None, str]:
     command = ["-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT}"]
-    status, output = _run(directory, [*command, *tests])
-    if status == 0:
-        return None, ""
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
-    if status == 1 and failed:
+    status, output = _run(directory, [*command, *tests], _FAILED, time_limit)
+    failed = _FAILED.search(output)
+    if failed and status in (1, None):
         return Killer(layer_of(failed[1]), failed[1]), ""
-    return None, f"pytest {_shown(status, output)}"
+    return None, "" if status == 0 else f"pytest {_shown(status, output)}"
 
 
 def _run_seeds(directory: Path, words: Sequence[str]) -> tuple[Killer | None, str]:
-    status, output = _run(directory, ["-m", "tests.mutants.seeds", *words])
-    if status == 0:
-        return None, ""
-    if status == 1 and output.startswith("seed "):
-        return Killer("simulation", output.partition(":")[0]), ""
-    return None, f"the simulator {_shown(status, output)}"
+    status, output = _run(directory, ["-m", "tests.mutants.seeds", *words], _VIOLATION)
+    found = _VIOLATION.search(output)
+    if found and status in (1, None):
+        return Killer("simulation", found[1]), ""
+    return None, "" if status == 0 else f"the simulator {_shown(status, output)}"
 
 
-def _run(directory: Path, words: Sequence[str]) -> tuple[int | None, str]:
-    """Run Python in the sandbox: exit status and output. The status is None if it did not end in time."""
-    environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=directory,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    with process:
-        try:
-            output, _ = process.communicate(timeout=_TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None, ""
-    return process.returncode, output
+def _run(
+    directory: Path, words: Sequence[str], decided: re.Pattern[str], time_limit: float = _TIME_LIMIT
+) -> tuple[int | None, str]:
+    """Run Python in the sandbox until it ends, or soon after its output shows the outcome: threads that a bug has left
+    waiting may keep it from ending. Exit status and output; the status is None if it had to be stopped."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(directory),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    log = directory / "output"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    give_up_at = time.monotonic() + time_limit
+    try:
+        while process.poll() is None and time.monotonic() < give_up_at:
+            if decided.search(log.read_text(errors="replace")):
+                give_up_at = min(give_up_at, time.monotonic() + _TIME_TO_END)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        status = process.poll()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return status, log.read_text(errors="replace")
 
 
 def _shown(status: int | None, output: str) -> str:
     if status is None:
-        return f"did not end within {_TIME_LIMIT:g} s"
+        return "did not end in time"
     return f"ended with status {status}: {(output.strip().splitlines() or ['(nothing)'])[-1]}"
