@@ -158,6 +158,22 @@ def test_a_leader_of_an_old_term_does_not_win_against_the_present_one(cluster: F
     assert cluster.members[1].calls == 0
 
 
+def test_a_leader_of_an_old_term_is_not_followed_while_the_present_one_is_silent(
+    cluster: FakeCluster, client: Client
+) -> None:
+    cluster.elect(2)
+    client.set("key", "1")
+    cluster.deluded = 1
+    cluster.members[2].pause()
+    asked = cluster.members[1].status_calls
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    wait_until(lambda: cluster.members[1].status_calls > asked + 2, "the client has asked around")
+    cluster.members[2].resume()
+    writer.join()
+    assert cluster.members[1].calls == 0
+
+
 def test_a_stranger_at_one_of_the_addresses_is_not_believed_though_it_answers_first(cluster: FakeCluster) -> None:
     cluster.stranger = 3
     cluster.members[1].pause()  # the leader
