@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,23 @@ def test_calls_that_can_be_carried_out_are_carried_out_before_the_node_stops(ste
     leader = steady.elect(2)
     written = {f"k{i}" for i in range(50) if done[i]}
     assert written <= set(steady.ask(leader, "KEYS").data.split())
+
+
+def test_a_node_that_stops_waits_for_the_quorum_of_a_write_under_way(steady: Members) -> None:
+    steady.start()
+    leader = steady.elect(1)
+    last = leader.status().last_log_index
+    with ExitStack() as held:
+        for follower in steady.followers():
+            held.enter_context(follower._turn._lock)  # it takes part in nothing
+        call = steady.begin(leader, "SET k v")
+        wait_until(lambda: leader.status().last_log_index > last, "the write is under way")
+        stopping = threading.Thread(target=steady.nodes.pop(1).stop, args=(10.0,))
+        stopping.start()
+        with pytest.raises(grpc.FutureTimeoutError):
+            call.exception(timeout=0.3)
+    assert call.result(timeout=5).success
+    stopping.join()
 
 
 def test_an_idle_node_stops_promptly(three: Members) -> None:
