@@ -601,7 +601,9 @@ def test_a_leader_alone_in_its_cluster_renews_its_lease_by_itself() -> None:
     lone.serve(by=[])
 
     lone.wait(5.0)
+    idle = lone.has_lease()
     lone.raft.propose(text("SET k v"), lone.now)
     lone.settle()
 
+    assert idle
     assert lone.has_lease()
