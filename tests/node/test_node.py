@@ -106,19 +106,23 @@ def test_every_directory_learns_the_clusters_id_and_keeps_it(steady: Members) ->
     assert [steady.open(id).membership.cluster_id for id in steady.addresses] == ids
 
 
-def test_a_stranger_is_noted_once_and_again_when_something_else_is_wrong(
-    three: Members, caplog: pytest.LogCaptureFixture
+def test_a_stranger_is_noted_once_and_again_when_something_else_is_wrong_or_after_a_while(
+    three: Members, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = three.open(1)
     for why in ("another cluster", "another cluster", "another list", "another list"):
         node.note_stranger(2, "ipv4:1.2.3.4:5", why)
     for claimed in range(4, 1000):
         node.note_stranger(claimed, "ipv4:1.2.3.4:5", "no such peer")
+    much_later = node._now() + 3600
+    monkeypatch.setattr(node, "_now", lambda: much_later)
+    node.note_stranger(2, "ipv4:1.2.3.4:5", "another list")
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "refuses node 2 at ipv4:1.2.3.4:5: another cluster",
         "refuses node 2 at ipv4:1.2.3.4:5: another list",
         "refuses node 4 at ipv4:1.2.3.4:5: no such peer",
+        "refuses node 2 at ipv4:1.2.3.4:5: another list",
     ]
 
 
