@@ -233,6 +233,19 @@ CLIENTS = [
         ),
         _EXACTLY_ONCE,
     ),
+    Mutant(
+        "a leader of an old term is followed while the present one is silent",
+        (43,),
+        (
+            Patch(
+                "routing.py",
+                "Router._round",
+                "(self._leader is None or best[0].term >= self._leader_term)",
+                "True",
+            ),
+        ),
+        ("tests/client/test_leader.py",),
+    ),
     # 48: what a caller is told
     Mutant(
         "a lost leadership is reported as not applied",

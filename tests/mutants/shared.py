@@ -190,6 +190,24 @@ SHARED = [
         ("tests/node/test_node.py",),
     ),
     Mutant(
+        "the cluster's id is not sent along",
+        (52,),
+        (Patch(_NODE, "RaftNode._learn_cluster", "sender.introduce(self.membership)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "a stopping node gives up what a quorum is about to commit",
+        (48,),
+        (Patch(_NODE, "RaftNode.stop", "all_answered.wait(grace)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "the algorithm is not told how far clocks may drift",
+        (41,),
+        (Patch(_NODE, "_core_config", "clock_drift=config.clock_drift,", ""),),
+        ("tests/node/test_settings.py",),
+    ),
+    Mutant(
         "the client writes into whatever cluster answers",
         (52,),
         (Patch("routing.py", "Router._take_answer", "if not self._is_ours(reply):", "if False:"),),

@@ -102,6 +102,8 @@ def test_every_directory_learns_the_clusters_id_and_keeps_it(steady: Members) ->
     ids = [node.membership.cluster_id for node in steady.nodes.values()]
     assert len(set(ids)) == 1
     assert len(ids[0]) == 16
+    senders = [sender for node in steady.nodes.values() for sender in node._senders.values()]
+    wait_until(lambda: {sender._identity.cluster_id for sender in senders} == {ids[0]}, "all requests carry it")
     steady.stop()
     assert [steady.open(id).membership.cluster_id for id in steady.addresses] == ids
 
