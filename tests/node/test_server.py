@@ -40,11 +40,15 @@ def vote_round_trip(node: FakeNode) -> float:
 
 def heartbeat_round_trip(node: FakeNode) -> float:
     """Seconds that a leader waits for its answer."""
+    begin = clock.now()
+    assert begin_heartbeat(node).result().success
+    return clock.now() - begin
+
+
+def begin_heartbeat(node: FakeNode) -> Any:
     peer = Membership(2, node.host.membership.addresses, node.host.membership.cluster_id)
     request = request_to_wire(AppendEntries(2, 1, 1, ORIGIN, (), 0, 0, 1), peer.identity_for(1))
-    begin = clock.now()
-    assert node.call("AppendEntries", request, wire.AppendEntriesReply).success
-    return clock.now() - begin
+    return node.begin("AppendEntries", request, wire.AppendEntriesReply)
 
 
 class HeldWrites:
@@ -85,6 +89,21 @@ def test_peers_and_status_are_answered_at_once_while_every_client_thread_is_take
         assert len(held.waiting) == 4
         held.release()
         assert all(call.result(timeout=10) for call in calls)
+
+
+def test_a_peer_is_answered_while_the_others_wait_for_their_answers() -> None:
+    """A slow disk holds up to two requests of each of the two peers."""
+    with fake_node() as node:
+        held: list[Input] = []
+        node.host.bring_instead = held.append
+        calls = [begin_heartbeat(node) for _ in range(4)]
+        wait_until(lambda: len(held) == 4, "they wait")
+        node.host.bring_instead = None
+        assert heartbeat_round_trip(node) < 1.0
+        for item in held:
+            assert isinstance(item, AppendEntries)
+            node.host.reply(item)
+        assert all(call.result().success for call in calls)
 
 
 def test_peers_are_answered_while_clients_call_as_fast_as_they_can() -> None:
