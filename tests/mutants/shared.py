@@ -211,7 +211,7 @@ SHARED = [
         "the client writes into whatever cluster answers",
         (52,),
         (Patch("routing.py", "Router._take_answer", "if not self._is_ours(reply):", "if False:"),),
-        ("tests/processes/test_strangers.py",),
+        ("tests/client/test_leader.py",),
     ),
     # 53: what a restart finds
     Mutant(

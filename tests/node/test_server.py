@@ -132,6 +132,7 @@ def test_calls_beyond_those_that_may_wait_are_refused_before_anything_is_done() 
         refused = [call for call in calls if call.done()]
         errors = [call.exception() for call in refused]
         assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert vote_round_trip(node) < 1.0, "members are not refused"
         assert len(held.waiting) == 2
         held.release()
         assert all(call.result(timeout=10) for call in calls if call not in refused)
