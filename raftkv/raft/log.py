@@ -67,8 +67,6 @@ class Log:
 
     def term(self, index: int) -> int:
         """The term of the entry at `index`, 0 for index 0. Raises IndexError beyond the log."""
-        if index == 0:
-            return 0
         if self._tail and index >= self._tail[0].index:
             return self._tail[index - self._tail[0].index].term
         return self._store.term(index)

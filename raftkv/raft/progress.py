@@ -49,7 +49,6 @@ class Progress:
         self.match_index = max(self.match_index, match_index)
         if self.state is State.PROBE:
             self.state = State.REPLICATE
-            self.probe_sent = False
             self.next_index = self.match_index + 1
         self.next_index = max(self.next_index, self.match_index + 1)
         while self.in_flight and self.in_flight[0][0] <= self.match_index:

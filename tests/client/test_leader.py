@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
 
 from raftkv.client import Client, NotApplied
-from tests.client.fake_cluster import FakeCluster, hang_undone, lose_request, refuse, then, wait_for
+from raftkv.wire.raft_pb2 import ServeClientReply, ServeClientRequest
+from tests.client.fake_cluster import FakeCluster, FakeMember, hang_undone, lose_request, refuse, then, wait_for
 from tests.support.processes import free_addresses, wait_until
 
 QUICK = 3.0
@@ -54,8 +56,18 @@ def test_the_client_follows_a_leader_that_has_stepped_down(cluster: FakeCluster,
     cluster.hint = hint
     client.set("key", "1")
     cluster.elect(2)
+    calls = cluster.members[1].calls
     assert seconds(lambda: client.set("key", "2")) < QUICK
     assert client.get("key") == b"2"
+    assert cluster.members[1].calls == calls + 1, "what it says once is believed"
+
+
+def test_a_leader_that_is_overloaded_is_still_the_leader(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "1")
+    asked = cluster.members[2].status_calls
+    cluster.next_calls(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED), refuse(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    client.set("key", "2")
+    assert cluster.members[2].status_calls == asked, "to ask around would only add to the load"
 
 
 def test_the_client_waits_for_an_election(cluster: FakeCluster, client: Client) -> None:
@@ -102,6 +114,25 @@ def test_a_leader_that_hangs_is_left_when_another_is_elected(cluster: FakeCluste
     assert [a.member for a in cluster.arrived[arrived:]] == [2]
 
 
+def test_a_call_is_cancelled_when_its_leader_is_left(cluster: FakeCluster, client: Client) -> None:
+    """Or the old leader would hold it, and a place among those that wait, until its time is over."""
+    client.set("key", "1")
+    cancelled = threading.Event()
+
+    def hang_until_cancelled(member: FakeMember, request: ServeClientRequest, context: Any) -> ServeClientReply:
+        context.add_callback(cancelled.set)
+        return hang_undone(member, request, context)
+
+    cluster.next_calls(hang_until_cancelled)
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    asked = cluster.members[2].status_calls
+    wait_until(lambda: cluster.members[2].status_calls > asked, "the client asks the others")
+    cluster.elect(2)
+    writer.join()
+    assert cancelled.wait(QUICK)
+
+
 def test_a_leader_that_is_slow_is_not_left(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "1")
     slow = threading.Event()
@@ -124,6 +155,22 @@ def test_a_leader_of_an_old_term_does_not_win_against_the_present_one(cluster: F
     for _ in range(5):
         cluster.next_calls(lose_request)
         client.set("key", "2")
+    assert cluster.members[1].calls == 0
+
+
+def test_a_leader_of_an_old_term_is_not_followed_while_the_present_one_is_silent(
+    cluster: FakeCluster, client: Client
+) -> None:
+    cluster.elect(2)
+    client.set("key", "1")
+    cluster.deluded = 1
+    cluster.members[2].pause()
+    asked = cluster.members[1].status_calls
+    writer = threading.Thread(target=client.set, args=("key", "2"))
+    writer.start()
+    wait_until(lambda: cluster.members[1].status_calls > asked + 2, "the client has asked around")
+    cluster.members[2].resume()
+    writer.join()
     assert cluster.members[1].calls == 0
 
 
@@ -168,7 +215,8 @@ def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
 def test_a_client_at_work_asks_nobody_who_leads(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "value")
     asked = cluster.members[2].status_calls
-    for _ in range(20):
+    deadline = time.monotonic() + 1.5  # each answer is a sign of life: without them it would ask after a second
+    while time.monotonic() < deadline:
         client.get("key")
     assert cluster.members[2].status_calls == asked
 

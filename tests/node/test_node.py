@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 
+from raftkv.config import NodeConfig
 from raftkv.log_storage import StorageError
-from raftkv.node import RaftNode
+from raftkv.node import RaftNode, server_limits
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.types import Entry, EntryKind, HardState
 from raftkv.replica import Input
@@ -100,23 +102,29 @@ def test_every_directory_learns_the_clusters_id_and_keeps_it(steady: Members) ->
     ids = [node.membership.cluster_id for node in steady.nodes.values()]
     assert len(set(ids)) == 1
     assert len(ids[0]) == 16
+    senders = [sender for node in steady.nodes.values() for sender in node._senders.values()]
+    wait_until(lambda: {sender._identity.cluster_id for sender in senders} == {ids[0]}, "all requests carry it")
     steady.stop()
     assert [steady.open(id).membership.cluster_id for id in steady.addresses] == ids
 
 
-def test_a_stranger_is_noted_once_and_again_when_something_else_is_wrong(
-    three: Members, caplog: pytest.LogCaptureFixture
+def test_a_stranger_is_noted_once_and_again_when_something_else_is_wrong_or_after_a_while(
+    three: Members, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = three.open(1)
     for why in ("another cluster", "another cluster", "another list", "another list"):
         node.note_stranger(2, "ipv4:1.2.3.4:5", why)
     for claimed in range(4, 1000):
         node.note_stranger(claimed, "ipv4:1.2.3.4:5", "no such peer")
+    much_later = node._now() + 3600
+    monkeypatch.setattr(node, "_now", lambda: much_later)
+    node.note_stranger(2, "ipv4:1.2.3.4:5", "another list")
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "refuses node 2 at ipv4:1.2.3.4:5: another cluster",
         "refuses node 2 at ipv4:1.2.3.4:5: another list",
         "refuses node 4 at ipv4:1.2.3.4:5: no such peer",
+        "refuses node 2 at ipv4:1.2.3.4:5: another list",
     ]
 
 
@@ -158,6 +166,11 @@ def test_no_entry_is_ten_times_as_large_on_the_wire_as_its_payload() -> None:
     shortest = Entry(1, 2**64 - 1, EntryKind.TEXT, b"DEL k", time_ms=2**64 - 1)
     request = wire.AppendEntriesRequest(entries=[entry_to_wire(shortest)])
     assert request.ByteSize() <= 10 * len(shortest.payload)
+
+
+def test_a_message_has_room_for_the_shortest_entries_and_a_batch_besides() -> None:
+    config = NodeConfig(max_append_bytes=1 << 24)
+    assert server_limits(config).max_message_bytes >= 10 * config.max_append_bytes + config.max_batch_bytes
 
 
 # ---- stopping --------------------------------------------------------------------------------------------------------
@@ -222,6 +235,23 @@ def test_calls_that_can_be_carried_out_are_carried_out_before_the_node_stops(ste
     leader = steady.elect(2)
     written = {f"k{i}" for i in range(50) if done[i]}
     assert written <= set(steady.ask(leader, "KEYS").data.split())
+
+
+def test_a_node_that_stops_waits_for_the_quorum_of_a_write_under_way(steady: Members) -> None:
+    steady.start()
+    leader = steady.elect(1)
+    last = leader.status().last_log_index
+    with ExitStack() as held:
+        for follower in steady.followers():
+            held.enter_context(follower._turn._lock)  # it takes part in nothing
+        call = steady.begin(leader, "SET k v")
+        wait_until(lambda: leader.status().last_log_index > last, "the write is under way")
+        stopping = threading.Thread(target=steady.nodes.pop(1).stop, args=(10.0,))
+        stopping.start()
+        with pytest.raises(grpc.FutureTimeoutError):
+            call.exception(timeout=0.3)
+    assert call.result(timeout=5).success
+    stopping.join()
 
 
 def test_an_idle_node_stops_promptly(three: Members) -> None:

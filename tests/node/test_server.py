@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from raftkv import clock, server
-from raftkv.raft.messages import RequestVote
+from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN
 from raftkv.replica import Input, NotLeader, Write
 from raftkv.server import CannotListen, Server, ServerLimits
@@ -38,6 +38,19 @@ def vote_round_trip(node: FakeNode) -> float:
     return clock.now() - begin
 
 
+def heartbeat_round_trip(node: FakeNode) -> float:
+    """Seconds that a leader waits for its answer."""
+    begin = clock.now()
+    assert begin_heartbeat(node).result().success
+    return clock.now() - begin
+
+
+def begin_heartbeat(node: FakeNode) -> Any:
+    peer = Membership(2, node.host.membership.addresses, node.host.membership.cluster_id)
+    request = request_to_wire(AppendEntries(2, 1, 1, ORIGIN, (), 0, 0, 1), peer.identity_for(1))
+    return node.begin("AppendEntries", request, wire.AppendEntriesReply)
+
+
 class HeldWrites:
     """Keeps all writes waiting until they are released."""
 
@@ -49,7 +62,7 @@ class HeldWrites:
     def _bring(self, item: Input) -> None:
         if isinstance(item, Write):
             self.waiting.append(item)
-        elif isinstance(item, RequestVote):
+        elif isinstance(item, AppendEntries | RequestVote):
             self._node.host.reply(item)
 
     def release(self) -> None:
@@ -71,10 +84,26 @@ def test_peers_and_status_are_answered_at_once_while_every_client_thread_is_take
         wait_until(lambda: len(held.waiting) == 4, "the clients' threads are taken")
         wait_until(lambda: node.server._client_pool.calls == 40, "the others wait")
         assert max(vote_round_trip(node) for _ in range(20)) < 1.0
+        assert max(heartbeat_round_trip(node) for _ in range(20)) < 1.0
         assert node.call("Status", wire.StatusRequest(), wire.StatusReply, timeout=1.0).role == "leader"
         assert len(held.waiting) == 4
         held.release()
         assert all(call.result(timeout=10) for call in calls)
+
+
+def test_a_peer_is_answered_while_the_others_wait_for_their_answers() -> None:
+    """A slow disk holds up to two requests of each of the two peers."""
+    with fake_node() as node:
+        held: list[Input] = []
+        node.host.bring_instead = held.append
+        calls = [begin_heartbeat(node) for _ in range(4)]
+        wait_until(lambda: len(held) == 4, "they wait")
+        node.host.bring_instead = None
+        assert heartbeat_round_trip(node) < 1.0
+        for item in held:
+            assert isinstance(item, AppendEntries)
+            node.host.reply(item)
+        assert all(call.result().success for call in calls)
 
 
 def test_peers_are_answered_while_clients_call_as_fast_as_they_can() -> None:
@@ -103,6 +132,7 @@ def test_calls_beyond_those_that_may_wait_are_refused_before_anything_is_done() 
         refused = [call for call in calls if call.done()]
         errors = [call.exception() for call in refused]
         assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert vote_round_trip(node) < 1.0, "members are not refused"
         assert len(held.waiting) == 2
         held.release()
         assert all(call.result(timeout=10) for call in calls if call not in refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from raftkv.operations import Batch, Code, Operation, Status, encode_batch
 from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN
 from raftkv.replica import Input, NotLeader, Query, Unknown, Write
+from raftkv.service import _patience
 from raftkv.transport import Membership, request_to_wire
 from raftkv.wire import raft_pb2 as wire
 from tests.node.fakes import LIMITS, FakeNode, fake_node, plain_call
@@ -157,9 +159,18 @@ def test_a_missing_key_has_no_value_and_an_empty_value_is_one(node: FakeNode) ->
     assert node.serve(get=b"k").values == [b""]
 
 
-def test_an_opened_session_is_answered_with_its_id(node: FakeNode) -> None:
+def test_an_opened_session_is_answered_with_its_id_and_can_be_closed(node: FakeNode) -> None:
     (result,) = node.serve(batch=batch(Operation(Code.OPEN_SESSION))).results
     assert result.value > 0
+    close = encode_batch(Batch([Operation(Code.CLOSE_SESSION, sequence=1)], result.value, 1))
+    assert node.serve(batch=close).success
+
+
+@pytest.mark.parametrize(("remaining", "patience"), [(0.5, 0.5), (None, 5.0), (1e10, 5.0)])
+def test_a_thread_waits_as_long_as_its_caller_and_not_for_ever(remaining: float | None, patience: float) -> None:
+    context = Mock(spec=grpc.ServicerContext)
+    context.time_remaining.return_value = remaining
+    assert _patience(context, without_deadline=5.0) == patience
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def used(make_cluster: MakeCluster) -> Cluster:
     return cluster
 
 
+def test_a_segment_is_as_large_as_it_is_set(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1, settings={"SEGMENT_BYTES": 4096})
+    cluster.start()
+    with cluster.client() as client:
+        for i in range(5):
+            client.set(f"key-{i}", 3000 * "x")
+    assert {"log-1", "log-2", "log-3"} <= set(os.listdir(cluster[1].data_dir))
+
+
 def largest_log_file(node: Node) -> Path:
     files = [path for path in node.data_dir.rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.read_bytes().rstrip(b"\0").__len__())

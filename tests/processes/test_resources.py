@@ -20,6 +20,17 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def test_a_node_takes_all_the_file_descriptors_that_it_may_have(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    try:
+        cluster.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(cluster[1].pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
 def test_a_node_out_of_file_descriptors_loses_nothing_and_goes_on_when_it_has_some_again(
     make_cluster: MakeCluster,
 ) -> None:

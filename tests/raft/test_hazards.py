@@ -98,6 +98,18 @@ def test_hazard_7_a_cluster_of_one_commits_nothing_before_its_disk_has_it() -> N
     assert [entry.index for entry in lone.applied] == [1]
 
 
+def test_hazard_7_time_alone_commits_nothing_that_is_not_durable() -> None:
+    lone = Lone(size=1)
+    lone.serve(by=[])
+
+    lone.raft.propose(text("SET k v"), lone.now)
+    lone.raft.tick(lone.now + lone.config.heartbeat_interval)
+
+    assert lone.raft.committed_index == 1
+    lone.settle()
+    assert lone.raft.committed_index == 2
+
+
 # ---- Replication -----------------------------------------------------------------------------------------------------
 
 

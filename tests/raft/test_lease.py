@@ -38,6 +38,7 @@ def test_a_promise_is_lengthened_by_the_drift() -> None:
 def test_what_remains_is_rounded_up_to_whole_milliseconds() -> None:
     promises = Promises(clock_drift=0.0)
     promises.promise(leader=1, term=1, duration_ms=100, now=0.0)
+    assert promises.remaining_ms(now=0.0) == 100
     assert promises.remaining_ms(now=0.0504) == 50
     assert promises.remaining_ms(now=0.0999) == 1
     assert promises.remaining_ms(now=0.1) == 0
@@ -95,6 +96,8 @@ def test_voters_that_acknowledge_different_rounds_vouch_for_the_earlier_one() ->
     rounds.acknowledge(3, 3, now=0.0)
     assert rounds.by_majority(VOTERS) == 3
     assert rounds.majority_heard_at(VOTERS) == 2.0
+    rounds.acknowledge(3, 4, now=0.0)
+    assert rounds.majority_heard_at(VOTERS) == 3.0
 
 
 def test_hazard_38_an_answer_of_an_earlier_round_does_not_lower_the_count() -> None:

@@ -100,6 +100,15 @@ def test_entries_are_cut_by_their_bytes_but_there_is_at_least_one(durable: int, 
     assert log.entries(1, 4, max_bytes) == of_ten_bytes[:count]
 
 
+def test_an_entry_that_is_cut_off_has_no_successor_though_that_would_fit() -> None:
+    storage = MemoryStorage()
+    small, large, last = (Entry(i, 1, EntryKind.TEXT, b"x" * size) for i, size in ((1, 1), (2, 10), (3, 1)))
+    storage.persist(HardState(1), [small, large], 0)
+    log = Log(storage, 0)
+    log.append([last])
+    assert log.entries(1, 3, max_bytes=5) == [small]
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (2, 1), (1, 4), (4, 4)])
 def test_entries_that_are_not_there_are_not_asked_for(first: int, last: int) -> None:
     with pytest.raises(InvariantBroken, match="asked of a log that ends at 3"):
@@ -173,6 +182,17 @@ def test_a_conflict_in_what_is_not_written_yet_keeps_what_is_before_it() -> None
 def test_what_is_committed_is_never_replaced() -> None:
     with pytest.raises(InvariantBroken, match="entry 2 is committed"):
         log_of(1, 1, 1, committed=2).merge(entries([2], first=2))
+
+
+def test_what_is_appended_while_the_disk_works_has_still_to_be_written() -> None:
+    log = log_of(1, 1, durable=1)
+    handed_out = log.pending()
+    log.append(entries([1, 1], first=3))
+    assert isinstance(log._store, MemoryStorage)
+    log._store.persist(None, handed_out, 0)
+    log.persisted(handed_out)
+    assert log.pending() == entries([1, 1], first=3)
+    assert (log.durable_index, log.last_index) == (2, 4)
 
 
 def test_a_store_that_does_not_hold_what_it_was_told_to_is_noticed() -> None:

@@ -41,6 +41,15 @@ def test_a_success_below_the_probes_place_is_where_to_go_on_from() -> None:
     assert (progress.state, progress.next_index) == (State.REPLICATE, 5)
 
 
+def test_a_new_probe_may_be_sent_at_once() -> None:
+    progress = Progress(next_index=8)
+    progress.sent(9, now=0.0)
+    progress.succeeded(9)
+    progress.sent(11, now=1.0)
+    progress.probe(10)  # the answer is overdue
+    assert progress.may_send(max_in_flight=1)
+
+
 def test_entries_go_out_ahead_of_the_answers_as_far_as_the_window_allows() -> None:
     progress = replicating(match=3)
     progress.sent(5, now=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -367,6 +367,10 @@ def test_a_failed_call_reaches_the_core() -> None:
     assert [(m.recipient, m.entries) for m in lone.sent if isinstance(m, AppendEntries) and m.recipient == 3] == [
         (3, ())
     ]
+    lone.sent.clear()
+    lone.turn(replace(lone.ack(3), match_index=1))
+    again = [entry.index for m in lone.sent if isinstance(m, AppendEntries) for entry in m.entries]
+    assert again == [2], "what was in flight counts as lost"
 
 
 # ---- starting, and what it says of itself ----------------------------------------------------------------------------

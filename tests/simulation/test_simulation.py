@@ -1,4 +1,4 @@
-"""Whole runs: that they are well, that they are repeatable, and that they find bugs."""
+"""Whole runs: that they are well and that they are repeatable. That they find bugs: tests/mutants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.broken import BUGS, Bug
 from tests.simulation.plan import Fault, draw
 from tests.simulation.simulation import simulate
 from tests.simulation.summary import replay_command
@@ -51,42 +50,3 @@ def test_seeds_differ_in_everything_they_may_differ_in() -> None:
     assert any(config.lease_duration > config.election_timeout for plan in plans for config in plan.configs.values())
     for fault in Fault:
         assert {plan.has(fault) for plan in plans} == {True, False}
-
-
-FOUND_SOON = {
-    "the vote is not written",
-    "a batch is not synced",
-    "a new name is not synced",
-    "replies leave before their entries are durable",
-    "damage in the middle is taken for a torn tail",
-    "votes are counted, not collected",
-    "the vote is cleared on the return to follower",
-    "anybody gets a vote, whatever its log",
-    "an answer of an earlier term counts",
-    "a follower truncates without a conflict",
-    "a follower commits up to its own last index",
-    "the lease outlives the leadership",
-}
-"""Within a few seeds, so that each run of the tests can look for them. The others take up to some hundred."""
-
-
-@pytest.mark.parametrize("name", sorted(FOUND_SOON))
-def test_a_bug_is_found(name: str) -> None:
-    (bug,) = (bug for bug in BUGS if bug.name == name)
-    with bug.in_force():
-        assert any(simulate(seed).violation for seed in range(1, 41)), "40 seeds have not found it"
-
-
-def test_a_bug_that_has_lost_its_place_in_the_code_is_noticed() -> None:
-    bug = BUGS[0]
-    gone = Bug(bug.name, bug.owner, bug.function, "a text that is not there", "")
-    with pytest.raises(LookupError, match="not there"), gone.in_force():
-        pass
-
-
-def test_a_bug_is_gone_afterwards() -> None:
-    bug = BUGS[0]
-    before = getattr(bug.owner, bug.function)
-    with bug.in_force():
-        assert getattr(bug.owner, bug.function) is not before
-    assert getattr(bug.owner, bug.function) is before

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
+import struct
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from raftkv.log_storage import StorageError
-from raftkv.raft.types import HardState
+from raftkv.raft.types import Entry, EntryKind, HardState
 from raftkv.storage import Storage
 from tests.storage.helpers import DIRECTORY, INCARNATION, MEMBERS, append, entries, log_of, open_storage, reopen_storage
 from tests.support.memory_disk import MemoryDisk
@@ -226,3 +228,17 @@ def test_only_a_segment_that_is_read_is_open_besides_the_one_that_is_written(tmp
     opened, closed = ([now for now, _ in disk.operations].count(what) for what in ("open", "close"))
     assert opened > 20
     assert opened - closed == 1
+
+
+def test_a_new_log_is_written_as_the_format_says(tmp_path: Path) -> None:
+    """Byte for byte: whoever changes the format by accident can't read what others have written."""
+    storage = Storage(tmp_path / "data", member_id=1, members={1: "one:1"}, incarnation=b"i" * 16)
+    storage.persist(HardState(3, 1), [Entry(1, 3, EntryKind.TEXT, b"SET k v", time_ms=5)], 0)
+    storage.close()
+    written = (tmp_path / "data" / "log-1").read_bytes()
+    header = struct.pack("<8sIQ16sQQQ", b"RAFTLOG\n", 1, 1, b"i" * 16, 1, 0, 0)
+    body = struct.pack("<QQIB", 3, 5, 7, 1) + b"SET k v"
+    fields = struct.pack("<IIIQQQ", google_crc32c.value(body), len(body), 1, 1, 0, 1)
+    place = google_crc32c.value(struct.pack("<Q16sQ", 1, b"i" * 16, len(header) + 4))
+    frame = struct.pack("<4sI", b"\xf5RKV", google_crc32c.extend(place, fields)) + fields + body
+    assert written == header + struct.pack("<I", google_crc32c.value(header)) + frame

@@ -1,0 +1,51 @@
+"""All mutants, in the order of the hazards that they stand for; `NOT_YET` says which hazards have none, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from tests.mutants.clients import CLIENTS
+from tests.mutants.durability import DURABILITY
+from tests.mutants.mutant import Mutant
+from tests.mutants.reads import READS
+from tests.mutants.replication import REPLICATION
+from tests.mutants.shared import SHARED
+from tests.mutants.slips import SLIPS
+
+MUTANTS: Final = (*DURABILITY, *REPLICATION, *READS, *CLIENTS, *SHARED, *SLIPS)
+
+LAST_HAZARD: Final = 60
+"""Hazards are counted from 1."""
+
+_SNAPSHOTS: Final = "there are no snapshots yet"
+_MEMBERSHIP: Final = "the members of a cluster can't be changed yet"
+NOT_YET: Final = {
+    16: _SNAPSHOTS,
+    31: _SNAPSHOTS,
+    32: _SNAPSHOTS,
+    33: _SNAPSHOTS,
+    34: _SNAPSHOTS,
+    35: _SNAPSHOTS,
+    40: "there is no transfer of leadership yet",
+    45: _MEMBERSHIP,
+    46: f"{_MEMBERSHIP}, nor a member's incarnation be told apart",
+}
+"""Hazards of what does not exist."""
+
+
+def find(names: Sequence[str]) -> list[Mutant]:
+    """The mutants that the names mean, each the beginning of one or a pattern with `*`; all of them without names.
+
+    Raises LookupError for a name that means none.
+    """
+    chosen = {mutant.name for name in names for mutant in _meant_by(name)}
+    return [mutant for mutant in MUTANTS if not names or mutant.name in chosen]
+
+
+def _meant_by(name: str) -> list[Mutant]:
+    meant = [mutant for mutant in MUTANTS if mutant.name.startswith(name) or fnmatchcase(mutant.name, name)]
+    if not meant:
+        raise LookupError(f"there is no mutant {name!r}: --list shows them all")
+    return meant

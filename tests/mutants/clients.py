@@ -1,0 +1,341 @@
+"""Mutants of "Liveness, clients": who leads, and that a write is applied once (hazards 43, 44, 47, 48, 54 to 56)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+_CORE, _KV, _REPLICA, _CLIENT, _SERVICE = "raft/core.py", "kv.py", "replica.py", "client.py", "service.py"
+_SESSION = "StateMachine._apply_in_session"
+_EXACTLY_ONCE = ("tests/client/test_exactly_once.py",)
+
+CLIENTS = [
+    Mutant(
+        "nobody asks before it stands for election",
+        (43,),
+        (
+            Patch(
+                _CORE,
+                "Raft._start_pre_vote",
+                "PreCandidate(self._draw_election_deadline(), {self.me})",
+                "PreCandidate(self._draw_election_deadline(), set(self.configuration.voters))",
+            ),
+        ),
+        ("tests/raft/test_dissertation_9_6.py",),
+    ),
+    Mutant(
+        "who hears a leader is willing to vote for another",
+        (43,),
+        (Patch(_CORE, "Raft._handle_request_vote", "and not self._hears_a_leader()", ""),),
+        ("tests/raft/test_dissertation_9_6.py",),
+    ),
+    Mutant(
+        "a vote request deposes a leader that works",
+        (43,),
+        (Patch(_CORE, "Raft._settle_term", "and self._hears_a_leader()", "and False"),),
+        ("tests/raft/test_dissertation_4_2_3.py",),
+    ),
+    Mutant(
+        "a leader nobody answers goes on leading",
+        (43,),
+        (Patch(_CORE, "Raft._tick_leader", "if self._has_lost_majority(leader):", "if False:"),),
+        ("tests/raft/test_dissertation_6_2.py",),
+    ),
+    Mutant(
+        "a leader without a majority refuses every vote",
+        (44,),
+        (
+            Patch(
+                _CORE,
+                "Raft._hears_a_leader",
+                "return not self._has_lost_majority(self.role)",
+                "return True",
+            ),
+        ),
+        ("tests/raft/test_paper_5_1.py",),
+    ),
+    Mutant(
+        "a refused pre-vote tells of no later term",
+        (44,),
+        (
+            Patch(
+                _CORE,
+                "Raft._settle_term",
+                "not message.granted and message.term > self.current_term",
+                "False",
+            ),
+        ),
+        ("tests/raft/test_dissertation_9_6.py",),
+    ),
+    Mutant(
+        "a leader of an earlier term gets no answer",
+        (44,),
+        (Patch(_CORE, "Raft._settle_term", "self._send(replace(reply, round=0))", "pass"),),
+        ("tests/raft/test_hazards.py", "tests/raft/test_paper_5_1.py"),
+    ),
+    Mutant(
+        "a candidate does not recognize the leader of its term",
+        (44,),
+        (
+            Patch(
+                _CORE,
+                "Raft._handle_append_entries",
+                "self._follow(request)",
+                "if isinstance(self.role, Candidate):\n    return\nself._follow(request)",
+            ),
+        ),
+        ("tests/raft/test_paper_5_2.py",),
+    ),
+    Mutant(
+        "election timeouts are all the same",
+        (43,),
+        (Patch(_CORE, "Raft._draw_election_deadline", "* (1 + self._rng.random())", "* 1.5"),),
+        ("tests/raft/test_paper_5_2.py",),
+    ),
+    # 47, 55, 56: sessions
+    Mutant(
+        "the answers of a session are not kept",
+        (47,),
+        (
+            Patch(
+                _KV,
+                _SESSION,
+                "answer = answers[operation.sequence] = self._execute(operation)",
+                "answer = self._execute(operation)",
+            ),
+        ),
+        ("tests/kv",),
+        (1,),
+    ),
+    Mutant(
+        "each attempt has a number of its own",
+        (47,),
+        (
+            Patch(
+                _CLIENT,
+                "Client._write_in_session",
+                "session.batch(operation, sequence), call, is_write=True",
+                "session.batch(operation, session.take()), call, is_write=True",
+            ),
+            Patch(
+                _CLIENT,
+                "Client._exchange",
+                "answer = self._attempt(leader, request, call)",
+                "answer = self._attempt(leader, request, call)\n"
+                "if is_write and self._session and not isinstance(answer, ServeClientReply):\n"
+                "    from raftkv.operations import decode_batch\n"
+                "    (operation,) = decode_batch(request.batch).operations\n"
+                "    request = ServeClientRequest(batch=self._session.batch(operation, self._session.take()))",
+            ),
+        ),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "the mark passes numbers that are still in use",
+        (47, 55),
+        (Patch(_CLIENT, "_Session.batch", "next(iter(self._in_use), self._next)", "self._next"),),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "a number that was given up is in use for ever",
+        (55,),
+        (Patch(_CLIENT, "_Session.settle", "del self._in_use[sequence]", "pass"),),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "the mark of answered operations is ignored",
+        (55,),
+        (Patch(_KV, _SESSION, "if operation.sequence < lowest_unanswered:", "if False:"),),
+        ("tests/kv",),
+        (6,),
+    ),
+    Mutant(
+        "a later number hides an earlier retry",
+        (55,),
+        (
+            Patch(
+                _KV,
+                _SESSION,
+                "if operation.sequence < lowest_unanswered:",
+                "if operation.sequence < max(answers, default=lowest_unanswered):",
+            ),
+        ),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "a batch is known as a whole or not at all",
+        (55,),
+        (
+            Patch(
+                _KV,
+                _SESSION,
+                "answer = answers.get(operation.sequence)",
+                "is_known = all(other.sequence in answers for other in batch.operations)\n"
+                "answer = answers.get(operation.sequence) if is_known else None",
+            ),
+        ),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "the mark goes back",
+        (55,),
+        (Patch(_KV, "Session.forget_below", "if grown_by <= 0:", "if grown_by == 0:"),),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "an unknown session's writes are applied",
+        (56,),
+        (
+            Patch(
+                _KV,
+                _SESSION,
+                "return [_SESSION_UNKNOWN] * len(batch.operations)",
+                "return [self._execute(op) for op in batch.operations]",
+            ),
+        ),
+        ("tests/kv",),
+        (11,),
+    ),
+    Mutant(
+        "the session used last is the one to be evicted",
+        (56,),
+        (Patch(_KV, _SESSION, "self._sessions.move_to_end(batch.session)", "pass"),),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "a session in use expires",
+        (56,),
+        (Patch(_KV, _SESSION, "session.last_active_ms = self._time_ms", "pass"),),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "sessions end by the clock of the member",
+        (56,),
+        (
+            Patch(
+                _KV,
+                "StateMachine.apply",
+                "self._time_ms = max(self._time_ms, entry.time_ms)",
+                "import time\nself._time_ms = time.monotonic_ns() // 1_000_000",
+            ),
+        ),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "an expired session's write is sent again though it may have been applied",
+        (47, 56),
+        (
+            Patch(
+                _CLIENT,
+                "Client._write",
+                "if status is not Status.SESSION_UNKNOWN or call.doubt:",
+                "if status is not Status.SESSION_UNKNOWN:",
+            ),
+        ),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "a leader of an old term is followed while the present one is silent",
+        (43,),
+        (
+            Patch(
+                "routing.py",
+                "Router._round",
+                "(self._leader is None or best[0].term >= self._leader_term)",
+                "True",
+            ),
+        ),
+        ("tests/client/test_leader.py",),
+    ),
+    # 48: what a caller is told
+    Mutant(
+        "a lost leadership is reported as not applied",
+        (48,),
+        (
+            Patch(
+                _REPLICA,
+                "Replica._abandon_writers",
+                "caller.answer(Unknown(reason))",
+                "caller.answer(NotLeader(0))",
+            ),
+        ),
+        ("tests/replica",),
+        (24,),
+    ),
+    Mutant(
+        "another leader's entry is taken for the caller's own",
+        (48,),
+        (Patch(_REPLICA, "Replica._apply", "if term == entry.term:", "if True:"),),
+        ("tests/replica",),
+    ),
+    Mutant(
+        "who loses the leadership leaves its callers waiting",
+        (48,),
+        (Patch(_REPLICA, "Replica._carry_out", "self._give_up_writers()", "pass"),),
+        ("tests/replica",),
+    ),
+    Mutant(
+        "an attempt that failed has not been applied",
+        (48,),
+        (Patch(_CLIENT, "_failure", "nothing_done=code in (*_REFUSED, _BUSY)", "nothing_done=True"),),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "a later refusal makes a doubtful write definite",
+        (48,),
+        (
+            Patch(
+                _CLIENT,
+                "Client._exchange",
+                "call.doubt = call.doubt or (is_write and not answer.nothing_done)",
+                "call.doubt = is_write and not answer.nothing_done",
+            ),
+        ),
+        _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "a write that is not committed in time is called refused",
+        (48,),
+        (
+            Patch(
+                _SERVICE,
+                "Service._wait",
+                "raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED,",
+                "raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED,",
+            ),
+        ),
+        ("tests/node/test_service.py",),
+    ),
+    # 54: what can't be decoded
+    Mutant(
+        "an entry that can't be decoded kills every member",
+        (54,),
+        (
+            Patch(
+                _KV,
+                "StateMachine._apply_operations",
+                "except (Malformed, UnicodeDecodeError):",
+                "except UnicodeDecodeError:",
+            ),
+        ),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "a text that is no text kills every member",
+        (54,),
+        (Patch(_KV, "StateMachine._apply_operations", "except (Malformed, UnicodeDecodeError):", "except Malformed:"),),
+        ("tests/kv",),
+    ),
+    Mutant(
+        "a batch is proposed unread",
+        (54,),
+        (
+            Patch(
+                _SERVICE,
+                "Service._serve_batch",
+                "for operation in batch.operations:\n    self._check(operation)",
+                "pass",
+            ),
+        ),
+        ("tests/node/test_service.py",),
+    ),
+]

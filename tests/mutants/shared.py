@@ -1,0 +1,312 @@
+"""Mutants of "Shared by all of them": threads, bounds, strangers, sockets, recovery (hazards 49 to 53, 57, 58)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+_LOG, _NODE, _SERVER, _SERVICE = "segmented_log.py", "node.py", "server.py", "service.py"
+_STORAGE, _TRANSPORT, _TURN = "storage.py", "transport.py", "turn.py"
+_CONVERSIONS = ("tests/node/test_conversions.py",)
+_SENDER = ("tests/node/test_peer_sender.py",)
+_TEST_SERVER = ("tests/node/test_server.py",)
+
+SHARED = [
+    Mutant(
+        "heartbeats wait in the clients' queue",
+        (49,),
+        (
+            Patch(
+                _SERVER,
+                "Server.serve",
+                "self._handler(self._peer_pool, wire.AppendEntriesRequest",
+                "self._handler(self._client_pool, wire.AppendEntriesRequest",
+            ),
+        ),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "requests for votes wait in the clients' queue",
+        (49,),
+        (
+            Patch(
+                _SERVER,
+                "Server.serve",
+                "self._handler(self._peer_pool, wire.RequestVoteRequest",
+                "self._handler(self._client_pool, wire.RequestVoteRequest",
+            ),
+        ),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "heartbeats wait for bulk",
+        (49,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender.send",
+                "limit = self._limits.max_appends if is_bulk else _MAX_SMALL",
+                "limit = self._limits.max_appends",
+            ),
+            Patch(
+                _TRANSPORT,
+                "PeerSender.send",
+                "self._in_flight[is_bulk] < limit",
+                "sum(self._in_flight.values()) < limit",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "a caller's thread works for the others for ever",
+        (49,),
+        (Patch(_TURN, "Turn._work_and_release", "and rounds < self._max_rounds", ""),),
+        ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "calls that wait are not limited",
+        (50,),
+        (Patch(_SERVER, "_Admission.intercept_service", "and self._clients.calls >= self._max_calls", "and False"),),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "bytes that wait are not limited",
+        (50,),
+        (Patch(_SERVICE, "ByteBudget.take", "if self._used + amount > self._limit:", "if False:"),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
+        "bytes that have waited are never given back",
+        (50,),
+        (Patch(_SERVICE, "_Waiting.answer", "self._budget.give_back(self._size)", "pass"),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
+        "a call that has ended waits for ever",
+        (50,),
+        (Patch(_SERVER, "Pool._finished", "self.calls -= 1", "pass"),),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "bulk to one peer is not limited",
+        (50,),
+        (Patch(_TRANSPORT, "PeerSender.send", "and self._in_flight[is_bulk] < limit", ""),),
+        _SENDER,
+    ),
+    Mutant(
+        "a round that raises stops nobody",
+        (51,),
+        (Patch(_TURN, "Turn._work_and_release", "self._failed = True\nself._fail(error)", "pass"),),
+        ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "a method that raises stops nobody",
+        (51,),
+        (Patch(_SERVER, "Server._handler", "self._fail(bug)", "pass"),),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "an exception on the way of a reply is logged and forgotten",
+        (51,),
+        (Patch(_TRANSPORT, "PeerSender._finished", "self._fail(bug)", "pass"),),
+        _SENDER,
+    ),
+    Mutant(
+        "a thread that dies is not missed",
+        (51,),
+        (Patch(_NODE, "main", "threading.excepthook = lambda args:", "_ = lambda args:"),),
+        ("tests/node/test_program.py", "tests/node/test_node.py"),
+    ),
+    # 52: strangers
+    Mutant(
+        "a peer of another cluster is admitted",
+        (52,),
+        (Patch(_TRANSPORT, "Membership.admit", "if header.cluster_id != self.cluster_id:", "if False:"),),
+        _CONVERSIONS,
+    ),
+    Mutant(
+        "a peer with another list of members is admitted",
+        (52,),
+        (
+            Patch(
+                _TRANSPORT,
+                "Membership.admit",
+                "elif header.members_digest and header.members_digest != self.digest:",
+                "elif False:",
+            ),
+        ),
+        _CONVERSIONS,
+    ),
+    Mutant(
+        "a request for another member is taken",
+        (52,),
+        (Patch(_TRANSPORT, "Membership.admit", "if header.recipient and header.recipient != self.me:", "if False:"),),
+        _CONVERSIONS,
+    ),
+    Mutant(
+        "who is no member is admitted",
+        (52,),
+        (Patch(_TRANSPORT, "Membership.admit", "or claimed not in self.addresses", ""),),
+        _CONVERSIONS,
+    ),
+    Mutant(
+        "nobody looks who sends",
+        (52,),
+        (Patch(_SERVICE, "Service._answer_peer", "self._host.membership.admit(request)", "pass"),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
+        "another member's directory is opened",
+        (52,),
+        (
+            Patch(
+                _STORAGE,
+                "Storage._read_or_create_identity",
+                "if identity.member_id != wanted.member_id:",
+                "if False:",
+            ),
+        ),
+        ("tests/storage/test_directory.py",),
+    ),
+    Mutant(
+        "another cluster's directory is opened",
+        (52,),
+        (
+            Patch(
+                _STORAGE, "Storage._read_or_create_identity", "elif identity.members != wanted.members:", "elif False:"
+            ),
+        ),
+        ("tests/storage/test_directory.py",),
+    ),
+    Mutant(
+        "two nodes share a directory",
+        (52,),
+        (Patch("disk.py", "OsDisk.lock", "fcntl.LOCK_SH if shared else fcntl.LOCK_EX", "fcntl.LOCK_SH"),),
+        ("tests/storage/test_directory.py",),
+    ),
+    Mutant(
+        "the cluster's id is not remembered",
+        (52,),
+        (Patch(_NODE, "RaftNode._learn_cluster", "self._storage.remember_cluster(cluster_id)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "the cluster's id is not sent along",
+        (52,),
+        (Patch(_NODE, "RaftNode._learn_cluster", "sender.introduce(self.membership)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "a stopping node gives up what a quorum is about to commit",
+        (48,),
+        (Patch(_NODE, "RaftNode.stop", "all_answered.wait(grace)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "the algorithm is not told how far clocks may drift",
+        (41,),
+        (Patch(_NODE, "_core_config", "clock_drift=config.clock_drift,", ""),),
+        ("tests/node/test_settings.py",),
+    ),
+    Mutant(
+        "the client writes into whatever cluster answers",
+        (52,),
+        (Patch("routing.py", "Router._take_answer", "if not self._is_ours(reply):", "if False:"),),
+        ("tests/client/test_leader.py",),
+    ),
+    # 53: what a restart finds
+    Mutant(
+        "what a restart has read is not synced",
+        (53,),
+        (Patch(_LOG, "SegmentedLog.mend", "self._writer.sync()", "pass"),),
+        ("tests/storage/test_hazards.py", "tests/storage/test_crashes.py"),
+    ),
+    Mutant(
+        "what a restart has read is not written anew",
+        (53,),
+        (
+            Patch(
+                _LOG,
+                "SegmentedLog.mend",
+                "self._writer.write(self._end - len(self._last_frame), self._last_frame)",
+                "pass",
+            ),
+        ),
+        ("tests/storage/test_hazards.py", "tests/storage/test_crashes.py"),
+    ),
+    Mutant(
+        "the metadata that a restart has read is not synced",
+        (53,),
+        (
+            Patch(
+                _STORAGE,
+                "Storage._recover",
+                "self._write_metadata(metadata.hard_state)",
+                "self.hard_state = metadata.hard_state",
+            ),
+        ),
+        ("tests/storage/test_hazards.py", "tests/storage/test_crashes.py"),
+    ),
+    # 57 and 58: gRPC's defaults
+    Mutant(
+        "two servers share a port",
+        (57,),
+        (Patch(_SERVER, "Server.__init__", '("grpc.so_reuseport", 0)', '("grpc.so_reuseport", 1)'),),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "a port is not tried before it is taken",
+        (57,),
+        (Patch(_SERVER, "Server.listen", "_try_to_bind(address)", "pass"),),
+        _TEST_SERVER,
+    ),
+    Mutant(
+        "the server takes gRPC's four MiB at most",
+        (58,),
+        (Patch(_SERVER, "Server.__init__", '("grpc.max_receive_message_length", limits.max_message_bytes),', ""),),
+        ("tests/node/test_node.py", "tests/node/test_server.py"),
+    ),
+    Mutant(
+        "the limit of a message forgets what entries weigh",
+        (58,),
+        (Patch(_NODE, "_max_message_bytes", "_ENTRY_OVERHEAD * config.max_append_bytes", "config.max_append_bytes"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "gRPC waits for up to two minutes before it connects anew",
+        (58,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._channel_options",
+                '("grpc.max_reconnect_backoff_ms", longest_ms)',
+                '("grpc.max_reconnect_backoff_ms", 120_000)',
+            ),
+            Patch(
+                _TRANSPORT,
+                "PeerSender._channel_options",
+                '("grpc.initial_reconnect_backoff_ms", min(100, longest_ms))',
+                '("grpc.initial_reconnect_backoff_ms", 20_000)',
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "the pauses to a silent peer grow without end",
+        (58,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._interrupted",
+                "min(max(2 * self._backoff, _FIRST_BACKOFF), self._limits.max_backoff)",
+                "max(2 * self._backoff, _FIRST_BACKOFF)",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "a large batch gets no more time than a heartbeat",
+        (58,),
+        (Patch(_TRANSPORT, "PeerSender._patience", "+ size / SLOWEST_LINK", ""),),
+        _SENDER,
+    ),
+]

@@ -1,0 +1,295 @@
+"""Slips of the pen near the heart: one too many, one too few, `>` for `>=`, a statement left out.
+
+No system is known to have shipped these; any of them loses data or stands still.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+_CORE, _LEASE, _LOG, _PROGRESS = "raft/core.py", "raft/lease.py", "raft/log.py", "raft/progress.py"
+_INDEX, _SEGMENT, _SEGMENTED, _STORAGE = "log_index.py", "segment.py", "segmented_log.py", "storage.py"
+_KV, _SERVICE, _TURN = "kv.py", "service.py", "turn.py"
+
+
+def _slip(name: str, module: str, place: str, old: str, new: str, *tests: str) -> Mutant:
+    return Mutant(name, (), (Patch(module, place, old, new),), tests)
+
+
+SLIPS = [
+    # the core
+    _slip(
+        "one entry more is verified than was sent",
+        *(_CORE, "Raft._handle_append_entries", "verified = request.prev.index", "verified = 1 + request.prev.index"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "the commit index is taken one too low",
+        *(_CORE, "Raft._commit_by_majority", "if index > self.committed_index", "if index > self.committed_index + 1"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "a leader commits as soon as its wait is nearly over",
+        *(_CORE, "Raft._commit_by_majority", "self._now < leader.serve_from", "self._now < leader.serve_from - 0.001"),
+        "tests/raft/test_lease_rules.py",
+    ),
+    _slip(
+        "a member votes for itself again in the same term",
+        *(_CORE, "Raft._start_election_if_welcome", "term=self.current_term + 1, voted_for", "voted_for"),
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "a second vote is given in a term",
+        *(_CORE, "Raft._handle_request_vote", "self.voted_for in (0, request.sender) and up_to_date", "up_to_date"),
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "who votes for a candidate does not note it",
+        *(_CORE, "Raft._handle_request_vote"),
+        "self._hard_state = replace(self._hard_state, voted_for=request.sender)",
+        "pass",
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "a candidate needs only the others' votes",
+        *(_CORE, "Raft._count_vote", "self.me in candidate.granted_by and", ""),
+        "tests/raft/test_core.py",
+    ),
+    _slip(
+        "a vote that was refused counts",
+        *(_CORE, "Raft._handle_vote_reply", "if not reply.granted:", "if False:"),
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "a pre-vote of any term is welcome",
+        *(_CORE, "Raft._handle_vote_reply", "and reply.term == self.current_term + 1", ""),
+        "tests/raft/test_dissertation_9_6.py",
+    ),
+    _slip(
+        "a new leader starts one entry too late",
+        *(_CORE, "Raft._become_leader", "Progress(next_index=last + 1)", "Progress(next_index=last + 2)"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "a leader's NO-OP does not count as its first entry",
+        *(_CORE, "Raft._become_leader", "term_start_index=last + 1", "term_start_index=last"),
+        "tests/raft/test_dissertation_6_4.py",
+    ),
+    _slip(
+        "prev is the entry to be sent itself",
+        *(_CORE, "Raft._send_entries", "progress.next_index - 1, entries", "progress.next_index, entries"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "an empty request names the end of the leader's log",
+        *(_CORE, "Raft._begin_round"),
+        "progress.match_index if progress.state is State.REPLICATE else progress.next_index - 1",
+        "self.log.last_index",
+        "tests/raft",
+    ),
+    _slip(
+        "the heartbeat does not tell what is committed",
+        *(_CORE, "Raft._send_append", "self.committed_index,", "0,"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "who rejects is asked again at the same place",
+        *(_CORE, "Raft._next_index_after"),
+        "return max(1, min(rejection.conflicting_index, at_most))",
+        "return max(1, at_most + 1)",
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "a granted vote does not hold back the voter's own election",
+        *(_CORE, "Raft._handle_request_vote"),
+        "follower.election_deadline = self._draw_election_deadline()",
+        "pass",
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "a heartbeat does not hold back an election",
+        *(_CORE, "Raft._follow", "follower.election_deadline = self._draw_election_deadline()", "pass"),
+        "tests/raft/test_paper_5_2.py",
+    ),
+    _slip(
+        "entries are handed out to be applied twice",
+        *(_CORE, "Raft._entries_to_apply", "self.handed_out_index + 1, self", "max(1, self.handed_out_index), self"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "the drift of clocks is left out at the leader",
+        *(_CORE, "Raft._renew_lease", "* (1 - self.config.clock_drift)", ""),
+        "tests/raft/test_lease_rules.py",
+    ),
+    _slip(
+        "a lease is valid at its very end",
+        *(_LEASE, "Grant.is_valid", "now < self.until", "now <= self.until"),
+        "tests/raft/test_lease.py",
+    ),
+    _slip(
+        "a round that never began is acknowledged",
+        *(_LEASE, "Rounds.acknowledge", "< round <= self.current", "< round"),
+        "tests/raft/test_lease.py",
+    ),
+    _slip(
+        "the lease counts from the latest round",
+        *(_LEASE, "Rounds.majority_heard_at", "self._began[0][1]", "self._began[-1][1]"),
+        "tests/raft/test_lease.py",
+    ),
+    _slip(
+        "a leader alone does not renew its lease",
+        *(_CORE, "Raft._begin_round", "self._renew_lease(leader)", "pass"),
+        "tests/raft/test_lease_rules.py",
+    ),
+    _slip(
+        "a failed call does not reach the core",
+        *("replica.py", "Replica._take", "self.raft.unreachable(item.peer, now)", "pass"),
+        "tests/replica",
+    ),
+    # the log
+    _slip(
+        "what is not written yet counts as durable",
+        *(_LOG, "Log.durable_index", "self._tail[0].index - 1", "self._tail[0].index"),
+        "tests/raft/test_log.py",
+    ),
+    _slip(
+        "a conflict keeps the entry that conflicts",
+        *(_LOG, "Log._replace", "entry.index < index", "entry.index <= index"),
+        "tests/raft/test_log.py",
+    ),
+    _slip(
+        "what was written is forgotten one too many",
+        *(_LOG, "Log.persisted", "self._tail[len(entries) :]", "self._tail[len(entries) + 1 :]"),
+        "tests/raft/test_log.py",
+    ),
+    _slip(
+        "a missing entry is named one too far",
+        *(_LOG, "Log.conflict", "self.last_index + 1", "self.last_index + 2"),
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "probing goes below what is known to match",
+        *(_PROGRESS, "Progress.probe", "max(next_index, self.match_index + 1)", "next_index"),
+        "tests/raft/test_progress.py",
+    ),
+    # the storage
+    _slip(
+        "batches are counted from the wrong one",
+        *(_SEGMENTED, "SegmentedLog.append", "self._last_batch + 1", "self._last_batch"),
+        "tests/storage",
+    ),
+    _slip(
+        "a batch missing in the middle is not missed",
+        *(_SEGMENTED, "SegmentedLog._recover_frame", "header.batch != self._last_batch + 1", "False"),
+        "tests/storage/test_recovery.py",
+    ),
+    _slip(
+        "a batch is written over the end of the one before",
+        *(_INDEX, "Place.end", "self.offset + self.frame_bytes", "self.offset + self.frame_bytes - 1"),
+        "tests/storage",
+    ),
+    _slip(
+        "a replaced entry keeps its old place",
+        *(_INDEX, "LogIndex.append", "bisect_left(self._first, place.first)", "bisect_right(self._first, place.first)"),
+        "tests/storage",
+    ),
+    _slip(
+        "a replaced entry keeps its old term",
+        *(_INDEX, "LogIndex.append", "del self._run_first[runs:], self._run_term[runs:]", "pass"),
+        "tests/storage",
+    ),
+    _slip(
+        "the cache keeps what was replaced",
+        *(_INDEX, "RecentEntries.append", "del self._entries[kept:]", "pass"),
+        "tests/storage",
+    ),
+    _slip(
+        "the entries are written before the hard state",
+        *(_STORAGE, "Storage.persist"),
+        "if hard_state is not None:\n"
+        "    self._write_metadata(hard_state)\n"
+        "if entries:\n"
+        "    self._append(entries, min(commit_index, entries[-1].index))",
+        "if entries:\n"
+        "    self._append(entries, min(commit_index, entries[-1].index))\n"
+        "if hard_state is not None:\n"
+        "    self._write_metadata(hard_state)",
+        "tests/storage",
+    ),
+    _slip(
+        "a new segment is not counted in the metadata",
+        *(_STORAGE, "Storage._append", "self._write_metadata(self.hard_state)", "pass"),
+        "tests/storage",
+    ),
+    _slip(
+        "a header behind the damage is overlooked",
+        *(_SEGMENT, "find_later_batch", "header.batch > batch", "header.batch > batch + 1"),
+        "tests/storage",
+    ),
+    # the state machine
+    _slip(
+        "a comparison that fails writes all the same",
+        *(_KV, "StateMachine._execute", "if not holds:", "if False:"),
+        "tests/kv",
+    ),
+    _slip(
+        "a write that changes nothing counts a revision",
+        *(_KV, "StateMachine._execute", "if not holds:", "self.revision += not holds\nif not holds:"),
+        "tests/kv",
+    ),
+    _slip(
+        "one answer too many fits into a session",
+        *(_KV, "StateMachine._apply_in_session"),
+        "elif operation.sequence >= lowest_unanswered",
+        "elif operation.sequence > lowest_unanswered",
+        "tests/kv",
+    ),
+    _slip(
+        "one session too many fits",
+        *(_KV, "StateMachine._drop_sessions", "<= limits.max_sessions", "<= limits.max_sessions + 1"),
+        "tests/kv",
+    ),
+    _slip(
+        "a session expires a moment too early",
+        *(_KV, "StateMachine._drop_sessions", "idle_ms <= limits", "idle_ms < limits"),
+        "tests/kv",
+    ),
+    _slip(
+        "a later leader gives the cluster another id",
+        *(_KV, "StateMachine._adopt_settings", "self.cluster_id or self._settings", "self._settings"),
+        "tests/kv",
+    ),
+    _slip(
+        "the sessions are no part of the digest",
+        *(_KV, "StateMachine._canonical_form", "yield session_id, session.last_active_ms,", "_ = session_id,"),
+        "tests/kv",
+    ),
+    # around it
+    _slip(
+        "a greatest key is one too long",
+        *(_SERVICE, "Service._check_key", "> self._limits.max_key_bytes", ">= self._limits.max_key_bytes"),
+        "tests/node/test_service.py",
+    ),
+    _slip(
+        "an expected value may have any size",
+        *(_SERVICE, "Service._check", "(operation.value, operation.expected)", "(operation.value,)"),
+        "tests/node/test_service.py",
+    ),
+    _slip(
+        "an input that comes as the turn is given back is stranded",
+        *(_TURN, "Turn._run", "while self._inbox", "if self._inbox"),
+        "tests/node/test_turn.py",
+    ),
+    _slip(
+        "an earlier deadline does not wake the timer",
+        *(_TURN, "Turn._work_and_release", "handed_over or deadline < self._sleeps_until", "handed_over"),
+        "tests/node/test_turn.py",
+    ),
+    _slip(
+        "time passes before the inputs are taken in",
+        *("replica.py", "Replica.turn"),
+        "for item in inputs:\n    self._take(item, now)\nself.raft.tick(now)",
+        "self.raft.tick(now)\nfor item in inputs:\n    self._take(item, now)",
+        "tests/replica",
+    ),
+]
