@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, NoReturn
 
-from benchmarks import etcd, machine, ours, plots, report
+from benchmarks import etcd, machine, plots, report
 from benchmarks.clusters import started
 from benchmarks.plan import Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick
 from benchmarks.rows import CLOSED, OPEN, Case, Round, Row, pool
