@@ -44,7 +44,7 @@ MAX_MESSAGES: Final = 2
 MIN_CALLS: Final = 150
 """In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
 round of its own, and the calls behind it wait for that."""
-MAX_CALLS: Final = 1000
+MAX_CALLS: Final = 500
 """In one message."""
 MAX_BYTES: Final = 1 << 20
 """Of keys and values in one message; a single write may have more."""
