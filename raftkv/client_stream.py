@@ -32,11 +32,9 @@ from raftkv.wire import raft_pb2 as wire
 
 MAX_UNANSWERED_REQUESTS: Final = 64
 """Of one stream. A client needs few: what waits in it goes into the next one."""
-MAX_VALUE_BYTES: Final = 8 << 20
-"""Of the values in one answer, or one value. The keys whose values are beyond that are to be asked for again."""
 
 MISSING, FOUND, ASK_AGAIN = 0, 1, 2
-"""What `ClientReply.found` says of a key."""
+"""What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already."""
 
 Answer = Callable[[], wire.ClientReply]
 """Makes the message, in the thread that sends it."""
@@ -55,15 +53,18 @@ class ClientStream:
         self._taken = 0
         """Requests; counted by the reader. Each is answered."""
         self._is_closing = False
+        self._is_abandoned = False
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Take requests until there are no more, or the stream is closed."""
         try:
             for data in requests:
                 self._room.acquire()
-                if self._is_closing:
-                    return
+                # Counted first: `replies` looks in the other order, so it never ends before what has been taken.
                 self._taken += 1
+                if self._is_closing:
+                    self._taken -= 1
+                    return
                 self._take(data)
         except grpc.RpcError:
             pass  # the client has gone
@@ -73,7 +74,7 @@ class ClientStream:
     def replies(self) -> Iterator[bytes]:
         """The answers, until the stream is closed and everything that was taken is answered."""
         sent = 0
-        while not (self._is_closing and sent == self._taken):
+        while not (self._is_abandoned or (self._is_closing and sent == self._taken)):
             answer = self._answers.get()
             if answer is not None:
                 yield answer().SerializeToString()
@@ -85,6 +86,12 @@ class ClientStream:
         self._is_closing = True
         self._answers.put(None)
         self._room.release()
+
+    def abandon(self) -> None:
+        """The client has gone: nobody is to be told anything any more, and what has not been proposed need not be. From
+        any thread."""
+        self.is_broken = self._is_abandoned = True
+        self.close()
 
     def answer(self, answer: Answer) -> None:
         self._answers.put(answer)
@@ -108,7 +115,7 @@ class ClientStream:
             if request.batch:
                 self._write(request.id, request.batch)
             elif request.get:
-                self._read_keys(request.id, request.get)
+                self._read_keys(request.id, request.get, len(data))
             else:
                 self._list_keys(request.id, request.keys)
         except DecodeError:
@@ -134,25 +141,31 @@ class ClientStream:
         else:
             self.answer(lambda: finish([]))
 
-    def _read_keys(self, id: int, keys: Sequence[bytes]) -> None:
-        refused = self._service.limits.refused_keys(keys)
+    def _read_keys(self, id: int, keys: Sequence[bytes], size: int) -> None:
+        refused = self._service.limits.check_keys(keys)
         values = self._service.host.read_under_lease(keys)
         if values is not None:
-            self.answer(lambda: _values(id, values, refused))
+            self.answer(lambda: _values(id, len(keys), values, refused))
         else:
             self._query(
                 id,
-                lambda machine: [machine.get(key) for key in keys],
-                lambda values: _values(id, values, refused),
+                lambda machine: machine.get_each(keys),
+                lambda values: _values(id, len(keys), values, refused),
+                size,
             )
 
     def _list_keys(self, id: int, prefix: bytes) -> None:
         self._query(
-            id, StateMachine.all_keys, lambda keys: wire.ClientReply(id=id, values=keys_with_prefix(keys, prefix))
+            id,
+            StateMachine.all_keys,
+            lambda keys: wire.ClientReply(id=id, values=keys_with_prefix(keys, prefix)),
+            len(prefix),
         )
 
-    def _query(self, id: int, read: Callable[[StateMachine], Any], finish: Callable[[Any], wire.ClientReply]) -> None:
-        caller = _Caller(self, id, self._service.budget.take(0), finish, is_write=False)
+    def _query(
+        self, id: int, read: Callable[[StateMachine], Any], finish: Callable[[Any], wire.ClientReply], size: int
+    ) -> None:
+        caller = _Caller(self, id, self._service.budget.take(size), finish, is_write=False)
         self._service.host.bring(Query(read, caller))
 
 
@@ -206,18 +219,11 @@ def _results(id: int, results: Sequence[Result], refused: Mapping[int, str]) -> 
     return wire.ClientReply(id=id, statuses=bytes(statuses), session=session, refused=list(refused.values()))
 
 
-def _values(id: int, values: Sequence[bytes | None], refused: Mapping[int, str]) -> wire.ClientReply:
-    found = bytearray(len(values))
-    present: list[bytes] = []
-    size = 0
-    for position, value in enumerate(values):
-        if value is not None:
-            size += len(value)
-            if size > MAX_VALUE_BYTES and present:
-                found[position:] = bytes([ASK_AGAIN]) * (len(values) - position)
-                break
-            found[position] = FOUND
-            present.append(value)
+def _values(id: int, count: int, values: Sequence[bytes | None], refused: Mapping[int, str]) -> wire.ClientReply:
+    """The answer to a `get` of so many keys, the first of which have these values."""
+    found = bytearray(MISSING if value is None else FOUND for value in values)
+    found += bytes([ASK_AGAIN]) * (count - len(values))
     for position in refused:
         found[position] = REFUSED
+    present = [value for value in values if value is not None]
     return wire.ClientReply(id=id, found=bytes(found), values=present, refused=list(refused.values()))

@@ -256,7 +256,7 @@ def test_the_clients_own_deadline_comes_first() -> None:
         node.host.bring_instead = lambda item: None
         code, _ = node.refusal(timeout=0.1, request="SET k v")
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_until(lambda: node.server._client_pool.calls == 0, "the thread is free again")
+        wait_until(lambda: node.server._client_pool.calls == 0, "it counts no more")
 
 
 def test_bytes_that_wait_are_bounded_and_refused_before_they_are_proposed(node: FakeNode) -> None:
