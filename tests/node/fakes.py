@@ -94,6 +94,7 @@ class FakeNode:
     server: Server
     channel: grpc.Channel
     bugs: list[BaseException]
+    address: str
 
     def call(self, method: str, request: Any, reply_type: Any, timeout: float | None = 10.0) -> Any:
         return self.begin(method, request, reply_type, timeout).result()
@@ -132,8 +133,9 @@ def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[
     server.serve(service)
     service.start()
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-    yield FakeNode(host, service, server, channel, bugs)
-    channel.close()
+    node = FakeNode(host, service, server, channel, bugs, address)
+    yield node
+    node.channel.close()
     server.drain(0)
     service.stop()
     server.stop()
