@@ -353,7 +353,7 @@ def test_more_streams_than_may_be_are_refused_though_they_say_nothing(node: Fake
         refused._thread.join(10)
         assert refused.error is not None
         assert refused.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "10 clients are connected already (MAX_CLIENT_STREAMS)" in refused.error.details()
+        assert "10 clients are connected already (MAX_CLIENT_STREAMS)" in str(refused.error.details())
     status = node.call("Status", wire.StatusRequest(), wire.StatusReply, timeout=5)
     assert status.role == "leader"
     clients[0].end()

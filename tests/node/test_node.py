@@ -191,8 +191,12 @@ def test_a_call_that_has_not_begun_when_the_node_stops_is_told_that_nothing_was_
     members = Members(tmp_path, 3, replace(STEADY, client_threads=2))
     leader = cut_off(members)
     done = threading.Event()
+
+    def wait() -> None:
+        done.wait(30)
+
     for _ in range(2):
-        leader._server.aside(lambda: bool(done.wait(30)) or None)
+        leader._server.aside(wait)
     calls = [members.begin(leader, f"SET k{i} v", timeout=30) for i in range(4)]
     wait_until(lambda: leader._server._client_pool.calls == 6, "two are under way and four wait")
     abandon = leader._replica.abandon

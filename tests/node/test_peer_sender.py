@@ -367,11 +367,13 @@ def test_a_request_on_the_stream_that_is_overdue_costs_the_stream_and_is_one_fai
         bench.ahead = 20.0
         bench.send_until_answered()
         bench.sender.send(bulk(3))
-        wait_until(lambda: any(reply.round == 3 for reply in bench.replies if isinstance(reply, AppendEntriesReply)), "")
+        wait_until(
+            lambda: any(reply.round == 3 for reply in bench.replies if isinstance(reply, AppendEntriesReply)), ""
+        )
         assert len(peer.streams) == 2
-        assert [reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply) and reply.round > 1] == [
-            3
-        ], "what was given up is no answer any more"
+        assert [
+            reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply) and reply.round > 1
+        ] == [3], "what was given up is no answer any more"
     assert bench.failures == [2]
     bench.sender.close()
 

@@ -14,8 +14,6 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc._cython import cygrpc
-
 from raftkv import clock, server, streams
 from raftkv.raft.messages import RequestVote
 from raftkv.raft.types import ORIGIN, Entry, EntryKind
@@ -77,8 +75,12 @@ def begin_writes(node: FakeNode, count: int) -> list[Any]:
 def all_client_threads_taken(node: FakeNode) -> Iterator[None]:
     """As by many who list a great number of keys at once."""
     done, threads = threading.Event(), node.server._client_pool._max_workers
+
+    def wait() -> None:
+        done.wait(30)
+
     for _ in range(threads):
-        node.server.aside(lambda: bool(done.wait(30)) or None)
+        node.server.aside(wait)
     wait_until(lambda: node.server._client_pool._work_queue.empty(), "the clients' threads are taken")
     yield
     done.set()
@@ -213,7 +215,7 @@ def test_grpc_has_what_this_package_uses_of_it_beyond_its_promises() -> None:
     assert server._send_status is grpc._server._status  # type: ignore[attr-defined]
     assert {"_rpc_event", "_state"} <= set(grpc._server._Context.__annotations__)  # type: ignore[attr-defined]
     for name in ("SendMessageOperation", "ReceiveMessageOperation"):
-        assert hasattr(cygrpc, name)
+        assert hasattr(streams.cygrpc, name)
     channel = grpc.insecure_channel("127.0.0.1:1")
     begin: Any = channel.stream_stream("/RaftNode/AppendEntriesStream")
     call = begin(iter(()))

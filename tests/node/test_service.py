@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
@@ -370,11 +370,12 @@ def test_what_a_stranger_or_nobody_would_send_ends_a_peers_stream_with_the_reaso
 ) -> None:
     """Hazard 52."""
     stranger = Membership(2, SENDER.addresses, b"x" * 16)
-    for send, code, says in (
+    cases: list[tuple[Callable[[PeerStream], None], grpc.StatusCode, str]] = [
         (lambda stream: stream.send(sender=stranger), grpc.StatusCode.FAILED_PRECONDITION, "another cluster"),
         (lambda stream: stream.send(term=0), INVALID, "terms are counted from 1"),
         (lambda stream: stream.send_bytes(b"\xff\xff"), INVALID, "not a AppendEntriesRequest"),
-    ):
+    ]
+    for send, code, says in cases:
         stream = PeerStream(node)
         send(stream)
         refusal = stream.refusal()
