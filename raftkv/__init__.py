@@ -14,16 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raftkv.async_client import AsyncClient
     from raftkv.client import Client, Error, NodeStatus, NotApplied, OutcomeUnknown
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "__version__"]
+__all__ = ["AsyncClient", "Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("raftkv.client"), name)
+    module = "raftkv.async_client" if name == "AsyncClient" else "raftkv.client"
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

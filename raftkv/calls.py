@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures._base import FINISHED, LOGGER, PENDING, RUNNING
 from enum import Enum
 from typing import Any, Final
 
@@ -104,7 +105,66 @@ class BlockingCall(Call):
         return self.result_of(self._answer)
 
 
-class FutureCall(Call, Future[Any]):
+class LeanFuture(Future[Any]):
+    """A `concurrent.futures.Future` that makes its lock only when somebody waits for it.
+
+    Hundreds of thousands of futures a second are made here, most of which nobody ever waits for: they have a callback,
+    or are looked at when they are done. The lock with its condition is half the price of a future, and most of what the
+    garbage collector has to do. Without it, what has to be atomic is an assignment, or taking one item off a list; the
+    state is written before it is looked whether somebody waits, and who waits does it the other way round.
+    """
+
+    def __init__(self) -> None:
+        # What Future itself has, less _condition and _waiters (a test compares).
+        self._state = PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._done_callbacks: list[Callable[[Any], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_waiters":
+            return self.__dict__.setdefault("_waiters", [])
+        if name == "_condition":
+            return self.__dict__.setdefault("_condition", threading.Condition())
+        raise AttributeError(name)
+
+    def done(self) -> bool:
+        return self._state not in (PENDING, RUNNING)
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(timeout)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        self._done_callbacks.append(fn)
+        if self.done():
+            self._invoke_callbacks()
+
+    def settle(self, result: Any, exception: BaseException | None) -> None:
+        """`set_result` or `set_exception`. Once."""
+        self._result, self._exception = result, exception
+        self._state = FINISHED
+        if "_condition" in self.__dict__:
+            with self._condition:
+                for waiter in self._waiters:
+                    (waiter.add_result if exception is None else waiter.add_exception)(self)
+                self._condition.notify_all()
+        self._invoke_callbacks()
+
+    def _invoke_callbacks(self) -> None:
+        while self._done_callbacks:
+            try:
+                callback = self._done_callbacks.pop(0)
+            except IndexError:
+                return  # another thread was quicker
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+
+
+class FutureCall(Call, LeanFuture):
     """Is its own future. It can be cancelled as long as it has not been sent: then it is never carried out."""
 
     def __init__(
@@ -118,7 +178,7 @@ class FutureCall(Call, Future[Any]):
     ) -> None:
         """`give_up` tells the pipeline, and says whether that was in time."""
         Call.__init__(self, code, key, value, expected, deadline)
-        Future.__init__(self)
+        LeanFuture.__init__(self)
         self._give_up = give_up
 
     def cancel(self) -> bool:
@@ -127,10 +187,11 @@ class FutureCall(Call, Future[Any]):
         if not self._give_up(self):
             return False
         super().cancel()
-        return self.set_running_or_notify_cancel() or True
+        self.set_running_or_notify_cancel()
+        return True
 
     def finish(self, answer: Any) -> None:
-        self.set_result(self.result_of(answer))
+        self.settle(self.result_of(answer), None)
 
     def fail(self, error: Error) -> None:
-        self.set_exception(error)
+        self.settle(None, error)

@@ -1,9 +1,9 @@
 """A client's stream of requests, at the server: theory of operation.
 
-A stream carries many operations in one message, and its answers in any order. Two threads belong to it: one reads
-requests and hands them to the replica, the other sends what has been answered; whoever holds the turn only puts an
-outcome into a queue. A request is read only when few enough are unanswered, so that a client that does not read its
-answers can't make the node grow; and what waits for a quorum is bounded as it is for all clients.
+A stream carries many operations in one message, and its answers in any order. One thread belongs to it: it reads
+requests and hands them to the replica. Answers are sent by whoever has them, without waiting. A request is read only
+when few enough are unanswered or unsent, so that a client that does not read its answers can't make the node grow; and
+what waits for a quorum is bounded as it is for all clients.
 
 Writes are proposed in the order in which they were sent, and none may overtake an earlier one. So once a write has not
 been carried out (not the leader any more, no room) the stream takes no further ones, and those that are under way are
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
 from typing import Any, Final
 
 import grpc
@@ -27,7 +26,7 @@ from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import REFUSED, Result, decode_batch, encode_operations
 from raftkv.raft.types import EntryKind, Proposal
 from raftkv.replica import Applied, NotLeader, Outcome, Query, Unknown, Write
-from raftkv.service import Refusal, Service, invalid
+from raftkv.service import Aside, Refusal, Service, invalid
 from raftkv.wire import raft_pb2 as wire
 
 MAX_UNANSWERED_REQUESTS: Final = 64
@@ -36,72 +35,81 @@ MAX_UNANSWERED_REQUESTS: Final = 64
 MISSING, FOUND, ASK_AGAIN = 0, 1, 2
 """What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already."""
 
-Answer = Callable[[], wire.ClientReply]
-"""Makes the message, in the thread that sends it."""
-
 
 class ClientStream:
-    """One stream. `read` takes requests to their end, in one thread; another sends `replies`."""
+    """One stream. `read` takes its requests to their end."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, send: Callable[[bytes], None], end: Callable[[], object]) -> None:
+        """`send` sends an answer without waiting; `sent` is to be called when it is on its way. `end` ends the call
+        from this side; it is called when the stream has been closed and everything is answered."""
         self.is_broken = False
         """A write has not been carried out; no later one may be. Only ever set."""
         self._service = service
-        self._answers: SimpleQueue[Answer | None] = SimpleQueue()
-        """None: look whether this is the end."""
-        self._room = threading.Semaphore(MAX_UNANSWERED_REQUESTS)
-        self._taken = 0
-        """Requests; counted by the reader. Each is answered."""
+        self._send = send
+        self._end = end
+        self._changed = threading.Condition()  # guards the rest
+        self._unsent = 0
+        """Requests that have been taken and whose answers are not on their way."""
         self._is_closing = False
-        self._is_abandoned = False
+        """No more requests are taken."""
+        self._is_closed = False
+        """By this side."""
+        self._has_gone = False
 
     def read(self, requests: Iterator[bytes]) -> None:
-        """Take requests until there are no more, or the stream is closed."""
+        """Take requests until there are no more or the stream is closed, and wait until their answers are sent."""
         try:
             for data in requests:
-                self._room.acquire()
-                # Counted first: `replies` looks in the other order, so it never ends before what has been taken.
-                self._taken += 1
-                if self._is_closing:
-                    self._taken -= 1
-                    return
+                if not self._make_room():
+                    break
                 self._take(data)
         except grpc.RpcError:
-            pass  # the client has gone
-        finally:
-            self.close()
+            self.vanish()
+        with self._changed:
+            self._is_closing = True
+            self._changed.wait_for(lambda: self._has_gone or not self._unsent)
 
-    def replies(self) -> Iterator[bytes]:
-        """The answers, until the stream is closed and everything that was taken is answered."""
-        sent = 0
-        while not (self._is_abandoned or (self._is_closing and sent == self._taken)):
-            answer = self._answers.get()
-            if answer is not None:
-                yield answer().SerializeToString()
-                sent += 1
-                self._room.release()
+    def sent(self) -> None:
+        """An answer is on its way."""
+        with self._changed:
+            self._unsent -= 1
+            self._changed.notify_all()
+            is_over = self._is_closed and not self._unsent
+        if is_over:
+            self._end()
 
     def close(self) -> None:
-        """Take no more requests. From any thread."""
-        self._is_closing = True
-        self._answers.put(None)
-        self._room.release()
+        """Take no more requests, and end the call as soon as everything is answered."""
+        with self._changed:
+            self._is_closed = self._is_closing = True
+            self._changed.notify_all()
+            is_over = not self._unsent
+        if is_over:
+            self._end()
 
-    def abandon(self) -> None:
-        """The client has gone: nobody is to be told anything any more, and what has not been proposed need not be. From
-        any thread."""
-        self.is_broken = self._is_abandoned = True
-        self.close()
+    def vanish(self) -> None:
+        """The client has gone: nothing more can be sent, and what has not been proposed need not be."""
+        self.is_broken = True
+        with self._changed:
+            self._is_closing = self._has_gone = True
+            self._changed.notify_all()
 
-    def answer(self, answer: Answer) -> None:
-        self._answers.put(answer)
+    def answer(self, reply: wire.ClientReply) -> None:
+        self._send(reply.SerializeToString())
+
+    def refuse(self, id: int, code: grpc.StatusCode, details: str) -> None:
+        self.answer(wire.ClientReply(id=id, code=code.value[0], details=details))
+
+    def _make_room(self) -> bool:
+        """Wait until one more request may be taken. Whether any may be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closing or self._unsent < MAX_UNANSWERED_REQUESTS)
+            self._unsent += not self._is_closing
+            return not self._is_closing
 
     def give_back(self, size: int) -> None:
         """What was taken of the service's budget."""
         self._service.budget.give_back(size)
-
-    def refuse(self, id: int, code: grpc.StatusCode, details: str) -> None:
-        self.answer(lambda: wire.ClientReply(id=id, code=code.value[0], details=details))
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
@@ -139,13 +147,13 @@ class ClientStream:
             caller = _Caller(self, id, self._service.budget.take(len(batch)), finish, is_write=True)
             self._service.host.bring(Write(Proposal(EntryKind.BATCH, batch), caller))
         else:
-            self.answer(lambda: finish([]))
+            self.answer(finish([]))
 
     def _read_keys(self, id: int, keys: Sequence[bytes], size: int) -> None:
         refused = self._service.limits.check_keys(keys)
         values = self._service.host.read_under_lease(keys)
         if values is not None:
-            self.answer(lambda: _values(id, len(keys), values, refused))
+            self.answer(_values(id, len(keys), values, refused))
         else:
             self._query(
                 id,
@@ -155,50 +163,69 @@ class ClientStream:
             )
 
     def _list_keys(self, id: int, prefix: bytes) -> None:
+        # Searched and sorted aside: many keys and callers would hold the turn for too long.
         self._query(
             id,
             StateMachine.all_keys,
             lambda keys: wire.ClientReply(id=id, values=keys_with_prefix(keys, prefix)),
             len(prefix),
+            self._service.aside,
         )
 
     def _query(
-        self, id: int, read: Callable[[StateMachine], Any], finish: Callable[[Any], wire.ClientReply], size: int
+        self,
+        id: int,
+        read: Callable[[StateMachine], Any],
+        finish: Callable[[Any], wire.ClientReply],
+        size: int,
+        aside: Aside | None = None,
     ) -> None:
-        caller = _Caller(self, id, self._service.budget.take(size), finish, is_write=False)
+        caller = _Caller(self, id, self._service.budget.take(size), finish, is_write=False, aside=aside)
         self._service.host.bring(Query(read, caller))
 
 
 class _Caller:
     """Of a write or a query (replica.Caller)."""
 
-    __slots__ = ("_finish", "_id", "_is_write", "_size", "_stream")
+    __slots__ = ("_aside", "_finish", "_id", "_is_write", "_size", "_stream")
 
     def __init__(
-        self, stream: ClientStream, id: int, size: int, finish: Callable[[Any], wire.ClientReply], is_write: bool
+        self,
+        stream: ClientStream,
+        id: int,
+        size: int,
+        finish: Callable[[Any], wire.ClientReply],
+        is_write: bool,
+        aside: Aside | None = None,
     ) -> None:
-        """`finish` makes the reply out of a write's results or a query's value, in the sending thread."""
+        """`finish` makes the reply out of a write's results or a query's value; in another thread, with `aside`."""
         self._stream = stream
         self._id = id
         self._size = size
         self._finish = finish
         self._is_write = is_write
+        self._aside = aside
 
     def is_wanted(self) -> bool:
         return not self._stream.is_broken
 
     def answer(self, outcome: Outcome) -> None:
-        stream, finish = self._stream, self._finish
-        stream.give_back(self._size)
-        if isinstance(outcome, NotLeader | Unknown):
-            stream.is_broken = stream.is_broken or self._is_write
-            if isinstance(outcome, Unknown):
-                stream.refuse(self._id, grpc.StatusCode.UNAVAILABLE, outcome.reason)
-            else:
-                stream.refuse(self._id, grpc.StatusCode.FAILED_PRECONDITION, "does not lead any more")
+        if self._is_write and isinstance(outcome, NotLeader | Unknown):
+            self._stream.is_broken = True
+        if self._aside is None:
+            self._answer(outcome)
         else:
-            answer = outcome.results if isinstance(outcome, Applied) else outcome.value
-            stream.answer(lambda: finish(answer))
+            self._aside(lambda: self._answer(outcome))
+
+    def _answer(self, outcome: Outcome) -> None:
+        stream = self._stream
+        stream.give_back(self._size)
+        if isinstance(outcome, Unknown):
+            stream.refuse(self._id, grpc.StatusCode.UNAVAILABLE, outcome.reason)
+        elif isinstance(outcome, NotLeader):
+            stream.refuse(self._id, grpc.StatusCode.FAILED_PRECONDITION, "does not lead any more")
+        else:
+            stream.answer(self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value))
 
 
 # ---- batches and answers ---------------------------------------------------------------------------------------------

@@ -135,20 +135,32 @@ def encode_operations(operations: Sequence[OperationLike], session: int, lowest_
 
 def decode_batch(data: bytes) -> Batch:
     """The batch that `data` holds, the whole of it. Raises Malformed for anything else."""
+    session, lowest_unanswered, operations = decode_fields(data)
+    return Batch(tuple(map(Operation._make, operations)), session, lowest_unanswered)
+
+
+Fields = tuple[Code, bytes, bytes, bytes, int]
+"""An `Operation`, as a bare tuple."""
+
+
+def decode_fields(data: bytes) -> tuple[int, int, list[Fields]]:
+    """`decode_batch` for those who are in a hurry, as every member is with every write: session, lowest unanswered
+    number, and the operations as bare tuples. Raises Malformed."""
     session, lowest_unanswered, headers, end = _decode_headers(data)
     codes = _CODES
-    operations = []
+    operations: list[Fields] = []
+    append = operations.append
     try:
         for code, sequence, key_length, value_length, expected_length in headers:
             value_start = end + key_length
             expected_start = value_start + value_length
             key, value = data[end:value_start], data[value_start:expected_start]
             end = expected_start + expected_length
-            operations.append(Operation(codes[code], key, value, data[expected_start:end], sequence))
+            append((codes[code], key, value, data[expected_start:end], sequence))
     except KeyError:
         raise Malformed(f"the code of operation {len(operations)} of the batch is unknown") from None
     _require_end(data, end)
-    return Batch(tuple(operations), session, lowest_unanswered)
+    return session, lowest_unanswered, operations
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ METHOD: Final = "/RaftNode/ServeClientStream"
 
 MAX_MESSAGES: Final = 2
 """Of each kind under way at once. More of them would be smaller ones."""
+MIN_CALLS: Final = 150
+"""In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
+round of its own, and the calls behind it wait for that."""
 MAX_CALLS: Final = 1000
 """In one message."""
 MAX_BYTES: Final = 1 << 20
@@ -168,7 +171,7 @@ class Pipeline:
         queue.append(call)
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Never waits: whoever holds the lock looks once more."""
+        """Send what waits, as far as there is room. Never waits: whoever has the lock calls this when it has let go."""
         while self._can_send() and self._lock.acquire(blocking=False):
             try:
                 self._send_what_waits()
@@ -180,17 +183,18 @@ class Pipeline:
     def cancel(self, call: Call) -> bool:
         """Give up a call that has never been sent. Whether that could be done: then it will not be finished."""
         with self._lock:
-            if call.state is not State.WAITING or call.doubt:
-                return False
-            call.state = State.OVER
-            return True
+            is_in_time = call.state is State.WAITING and not call.doubt
+            if is_in_time:
+                call.state = State.OVER
+        self.flush()
+        return is_in_time
 
     def abandon(self, call: Call) -> Error | None:
         """Give up a call in any state: the error that says what is certain; None if it is being finished just now."""
         with self._lock:
-            if call.state is State.OVER:
-                return None
-            return self._give_up(call)
+            error = None if call.state is State.OVER else self._give_up(call)
+        self.flush()
+        return error
 
     def is_delivering_here(self) -> bool:
         """Whether this thread is finishing calls: it must not wait for one, for it would be waiting for itself."""
@@ -223,9 +227,17 @@ class Pipeline:
         connection = self._connection
         if connection is None or connection.stream is None or connection.is_ending or self._delivering:
             return False
-        if self._reads and connection.counts[False] < MAX_MESSAGES:
-            return True
-        return bool(self._retries or self._writes) and connection.counts[True] < MAX_MESSAGES and self._has_number()
+        return self._can_send_reads(connection) or (
+            bool(self._retries or self._writes)
+            and self._has_room(connection.counts[True], len(self._retries) + len(self._writes))
+            and self._has_number()
+        )
+
+    def _can_send_reads(self, connection: _Connection) -> bool:
+        return bool(self._reads) and self._has_room(connection.counts[False], len(self._reads))
+
+    def _has_room(self, under_way: int, waiting: int) -> bool:
+        return not under_way or (under_way < MAX_MESSAGES and waiting >= MIN_CALLS)
 
     def _has_number(self) -> bool:
         """Whether the next write may be sent: there is a session, or it can be opened, and it has room."""
@@ -240,7 +252,7 @@ class Pipeline:
         while self._can_send():
             connection = self._connection
             assert connection is not None
-            if self._reads and connection.counts[False] < MAX_MESSAGES:
+            if self._can_send_reads(connection):
                 self._send_reads(connection)
             elif not self._session:
                 opening = encode_operations([Operation(Code.OPEN_SESSION)], 0, 0)
@@ -304,15 +316,18 @@ class Pipeline:
         reply = ClientReply.FromString(data)
         with self._lock:
             message = connection.answered(reply.id) if connection is self._connection else None
-            if message is None:
-                return
-            self._router.heard(connection.leader)
-            finished = self._settle(connection, message, reply)
-            if connection.is_ending and not connection.under_way:
-                self._leave(connection)
-            else:
-                self._send_what_waits()
+            finished = self._take_answer(connection, message, reply) if message is not None else []
         self._deliver(finished)
+
+    def _take_answer(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+        """With the lock. What the answer is to the calls, which are to be told without it."""
+        self._router.heard(connection.leader)
+        finished = self._settle(connection, message, reply)
+        if connection.is_ending and not connection.under_way:
+            self._leave(connection)
+        elif len(self._writes if message.is_write else self._reads) >= MIN_CALLS:
+            self._send_what_waits()  # else what the finished calls lead to may go along
+        return finished
 
     def _deliver(self, finished: Finished) -> None:
         self._delivering.add(threading.get_ident())
@@ -465,6 +480,7 @@ class Pipeline:
                 else:
                     self._look_after(self._connection)
                 self._expire(time.monotonic())
+                self.flush()
             self._is_asleep = time.monotonic() - idle_since > _STAY_AWAKE_S
             if not self._is_asleep or not self._has_calls():
                 self._wake.wait(None if self._is_asleep else min(_TICK_S, self._timeout / 4))

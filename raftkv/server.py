@@ -3,7 +3,7 @@
     peer      AppendEntries and its stream, RequestVote: a flood of clients must not delay a heartbeat, or there will be
               an election
     client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it
-    stream    ServeClientStream: two threads each as long as it lasts
+    stream    ServeClientStream: one thread each as long as it lasts
     aside     Status; and telling a client that there is no room for its call
 
 gRPC's Python server hands every call to one pool, unless the method names its own: by an attribute that grpcio calls
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -32,6 +33,7 @@ from google.protobuf.message import DecodeError, Message
 
 from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
+from raftkv.streams import Answers
 from raftkv.wire import raft_pb2 as wire
 
 Request = TypeVar("Request", bound=Message)
@@ -284,22 +286,34 @@ class Server:
 
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            stream = ClientStream(service)
-            self._streams.add(stream)
-            try:
-                with self._refusing(context, wire.ClientRequest):
-                    if not context.add_callback(stream.abandon):
-                        return
-                    reader = threading.Thread(
-                        target=self._guarded, args=(lambda: stream.read(requests),), name="stream", daemon=True
-                    )
-                    reader.start()
-                    yield from stream.replies()
-            finally:
-                stream.close()
-                self._streams.discard(stream)
+            if Answers.are_possible(context):
+                answers = Answers(context, lambda: stream.sent())
+                stream = ClientStream(service, answers.send, context.cancel)
+                self._read_stream(stream, requests, context)
+                return
+            # As gRPC promises it: one thread reads, another sends.
+            queue: SimpleQueue[bytes | None] = SimpleQueue()
+            stream = ClientStream(service, queue.put, lambda: queue.put(None))
+
+            def read() -> None:
+                self._read_stream(stream, requests, context)
+                queue.put(None)
+
+            threading.Thread(target=read, name="stream", daemon=True).start()
+            while (data := queue.get()) is not None:
+                yield data
+                stream.sent()
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._stream_pool, answer))
+
+    def _read_stream(self, stream: ClientStream, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+        self._streams.add(stream)
+        if not context.add_callback(stream.vanish):
+            stream.vanish()
+        try:
+            self._guarded(lambda: stream.read(requests))
+        finally:
+            self._streams.discard(stream)
 
     def _client_handler(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         """For a call that nobody waits for: a unary one at the client, for which it makes no difference; here the kind

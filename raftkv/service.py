@@ -291,7 +291,7 @@ class Service:
         self.host = host
         self.limits = limits
         self.budget = ByteBudget(limits.max_waiting_bytes)
-        self._aside = aside
+        self.aside = aside
         self._overdue = _Overdue(limits.call_timeout)
         self._peer_calls: dict[int, Slot[Reply]] = {}
         """By the number that the request took with it. Single operations on a dict are atomic."""
@@ -466,7 +466,7 @@ class Service:
 
     def _read_keys(self, prefix: bytes, call: _Begun, finish: Finish) -> None:
         # Searched and sorted aside: many keys and callers would hold the turn for too long.
-        self._query(StateMachine.all_keys, call, lambda keys: finish(keys_with_prefix(keys, prefix)), self._aside)
+        self._query(StateMachine.all_keys, call, lambda keys: finish(keys_with_prefix(keys, prefix)), self.aside)
 
     def _query(
         self, read: Callable[[StateMachine], Any], call: _Begun, finish: Finish, aside: Aside | None = None

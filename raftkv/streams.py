@@ -1,13 +1,15 @@
-"""One bidirectional gRPC call, as its caller sees it: theory of operation.
+"""Bidirectional gRPC calls that nobody waits for: theory of operation.
 
-A `Stream` sends without waiting and hands what arrives to a function. gRPC's own interface for such calls needs two
-threads more for each: one that takes requests out of an iterator, and one that iterates over the answers; each costs a
-hand-over on the way of every message. So where gRPC lets it, a stream starts the operations itself (`_Direct`): a
-message is sent by the thread that has it, and received by gRPC's thread that has read it. A round trip then takes two
-thirds of the time (docs/performance.md). The objects that this needs are not part of gRPC's promises, so there is the
-promised way too (`_Promised`), taken if they should ever be missing; the tests run both.
+A `Stream` is such a call as its caller sees it: it sends without waiting, and hands what arrives to a function.
+`Answers` is the server's side: it sends without waiting too.
 
-At most one message is being sent; those behind it wait here, in order.
+gRPC's own interface for such calls needs a thread that takes messages out of an iterator, and at the caller one more
+that iterates over the answers; each costs a hand-over on the way of every message. So where gRPC lets it, the
+operations are started here: a message is sent by the thread that has it, and at the caller received by gRPC's thread
+that has read it. A round trip then takes two thirds of the time (docs/performance.md). The objects that this needs are
+not part of gRPC's promises, so there is the promised way too, taken if they should ever be missing; the tests run both.
+
+At most one message of a call is being sent; those behind it wait here, in order.
 """
 
 from __future__ import annotations
@@ -81,6 +83,58 @@ class Stream:
     ) -> None:
         requests.put(None)
         ended(call.code(), call.details() or "")
+
+
+class Answers:
+    """What a server sends on a stream, whoever has it. Safe from any thread; ends with the call."""
+
+    def __init__(self, context: Any, sent: Callable[[], None]) -> None:
+        """`sent` is called by gRPC's thread when a message is on its way, and when it never will be."""
+        context.send_initial_metadata(())
+        self._call = context._rpc_event.call
+        self._sent = sent
+        self._lock = threading.Lock()
+        self._unsent: deque[bytes] = deque()
+        self._is_sending = False
+        self._has_ended = False
+
+    @staticmethod
+    def are_possible(context: Any) -> bool:
+        """Whether this gRPC lets messages be sent in this way."""
+        call = getattr(getattr(context, "_rpc_event", None), "call", None)
+        return hasattr(call, "start_server_batch") and hasattr(cygrpc, "SendMessageOperation")
+
+    def send(self, data: bytes) -> None:
+        """Send a message, after those that are waiting."""
+        with self._lock:
+            if self._is_sending:
+                self._unsent.append(data)
+                return
+            self._is_sending = True
+        self._start(data)
+
+    def _start(self, data: bytes) -> None:
+        try:
+            if not self._has_ended:
+                self._call.start_server_batch((cygrpc.SendMessageOperation(data, 0),), self._done)
+                return
+        except ValueError:  # the call has ended
+            self._has_ended = True
+        self._next()
+
+    def _done(self, event: Any) -> tuple[None, tuple[()]]:
+        """Called by gRPC's thread; what it returns says that the call goes on."""
+        self._has_ended = self._has_ended or not event.success
+        self._next()
+        return None, ()
+
+    def _next(self) -> None:
+        self._sent()
+        with self._lock:
+            data = self._unsent.popleft() if self._unsent else None
+            self._is_sending = data is not None
+        if data is not None:
+            self._start(data)
 
 
 class _Transfer(Protocol):
