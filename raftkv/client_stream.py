@@ -31,11 +31,9 @@ from raftkv.wire import raft_pb2 as wire
 
 MAX_UNANSWERED_REQUESTS: Final = 64
 """Of one stream. A client needs few: what waits in it goes into the next one."""
-MAX_VALUE_BYTES: Final = 8 << 20
-"""Of the values in one answer, or one value. The keys whose values are beyond that are to be asked for again."""
 
 MISSING, FOUND, ASK_AGAIN = 0, 1, 2
-"""What `ClientReply.found` says of a key."""
+"""What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already."""
 
 
 class ClientStream:
@@ -90,7 +88,8 @@ class ClientStream:
             self._end()
 
     def vanish(self) -> None:
-        """The client has gone: nothing more can be sent."""
+        """The client has gone: nothing more can be sent, and what has not been proposed need not be."""
+        self.is_broken = True
         with self._changed:
             self._is_closing = self._has_gone = True
             self._changed.notify_all()
@@ -124,7 +123,7 @@ class ClientStream:
             if request.batch:
                 self._write(request.id, request.batch)
             elif request.get:
-                self._read_keys(request.id, request.get)
+                self._read_keys(request.id, request.get, len(data))
             else:
                 self._list_keys(request.id, request.keys)
         except DecodeError:
@@ -150,16 +149,17 @@ class ClientStream:
         else:
             self.answer(finish([]))
 
-    def _read_keys(self, id: int, keys: Sequence[bytes]) -> None:
-        refused = self._service.limits.refused_keys(keys)
+    def _read_keys(self, id: int, keys: Sequence[bytes], size: int) -> None:
+        refused = self._service.limits.check_keys(keys)
         values = self._service.host.read_under_lease(keys)
         if values is not None:
-            self.answer(_values(id, values, refused))
+            self.answer(_values(id, len(keys), values, refused))
         else:
             self._query(
                 id,
-                lambda machine: [machine.get(key) for key in keys],
-                lambda values: _values(id, values, refused),
+                lambda machine: machine.get_each(keys),
+                lambda values: _values(id, len(keys), values, refused),
+                size,
             )
 
     def _list_keys(self, id: int, prefix: bytes) -> None:
@@ -168,6 +168,7 @@ class ClientStream:
             id,
             StateMachine.all_keys,
             lambda keys: wire.ClientReply(id=id, values=keys_with_prefix(keys, prefix)),
+            len(prefix),
             self._service.aside,
         )
 
@@ -176,9 +177,10 @@ class ClientStream:
         id: int,
         read: Callable[[StateMachine], Any],
         finish: Callable[[Any], wire.ClientReply],
+        size: int,
         aside: Aside | None = None,
     ) -> None:
-        caller = _Caller(self, id, self._service.budget.take(0), finish, is_write=False, aside=aside)
+        caller = _Caller(self, id, self._service.budget.take(size), finish, is_write=False, aside=aside)
         self._service.host.bring(Query(read, caller))
 
 
@@ -244,18 +246,11 @@ def _results(id: int, results: Sequence[Result], refused: Mapping[int, str]) -> 
     return wire.ClientReply(id=id, statuses=bytes(statuses), session=session, refused=list(refused.values()))
 
 
-def _values(id: int, values: Sequence[bytes | None], refused: Mapping[int, str]) -> wire.ClientReply:
-    found = bytearray(len(values))
-    present: list[bytes] = []
-    size = 0
-    for position, value in enumerate(values):
-        if value is not None:
-            size += len(value)
-            if size > MAX_VALUE_BYTES and present:
-                found[position:] = bytes([ASK_AGAIN]) * (len(values) - position)
-                break
-            found[position] = FOUND
-            present.append(value)
+def _values(id: int, count: int, values: Sequence[bytes | None], refused: Mapping[int, str]) -> wire.ClientReply:
+    """The answer to a `get` of so many keys, the first of which have these values."""
+    found = bytearray(MISSING if value is None else FOUND for value in values)
+    found += bytes([ASK_AGAIN]) * (count - len(values))
     for position in refused:
         found[position] = REFUSED
+    present = [value for value in values if value is not None]
     return wire.ClientReply(id=id, found=bytes(found), values=present, refused=list(refused.values()))

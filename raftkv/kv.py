@@ -100,6 +100,10 @@ class Session:
         self.lowest_unanswered = lowest_unanswered
 
 
+MAX_READ_BYTES: Final = 8 << 20
+"""Of the values that one read of many keys gives."""
+
+
 def keys_with_prefix(keys: Iterable[bytes], prefix: bytes) -> list[bytes]:
     """Those of the keys that begin with `prefix`, sorted."""
     return sorted(key for key in keys if key.startswith(prefix))
@@ -131,6 +135,21 @@ class StateMachine:
         """The key's value, None if there is no such key. Safe from any thread."""
         record = self._records.get(key)
         return None if record is None else record[_REVISIONS.size :]
+
+    def get_each(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """The values of the keys, each as `get` gives it; of the first ones only, but at least one that exists, if they
+        have more than MAX_READ_BYTES together. Safe from any thread, and then no picture of one moment."""
+        values: list[bytes | None] = []
+        size = 0
+        get = self.get
+        for key in keys:
+            value = get(key)
+            if value is not None:
+                size += len(value)
+                if size > MAX_READ_BYTES and size > len(value):
+                    break
+            values.append(value)
+        return values
 
     def record(self, key: bytes) -> Record | None:
         """The key's value and revisions, None if there is no such key. Safe from any thread."""

@@ -6,8 +6,10 @@ them is for:
     main             starts the node, waits for SIGTERM or SIGINT, stops it
     timer            takes the turn when time is due, or when another thread hands it over (turn.py)
     peer_*           answer AppendEntries and RequestVote: bring the message, wait for the reply  \\
-    client_*         answer ServeClient: check the request, bring it, wait for the outcome          server.py
+    client_*         take in ServeClient: check the request, bring it, leave                         server.py
+    stream_*         read the requests of a client's stream and bring them                          |
     aside_*          answer Status, and refuse calls when too many wait                            /
+    overdue          ends clients' calls that wait for too long (service.py)
     gRPC's own       one receives calls; one a peer brings the replies to our requests, while there are any
 
 None of them owns the replica: whoever brings an input takes the turn if it is free. Apart from the inbox, what threads

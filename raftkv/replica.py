@@ -248,7 +248,8 @@ class Replica:
 
     def read_under_lease(self, keys: Sequence[bytes], clock: Callable[[], float]) -> list[bytes | None] | None:
         """Read keys under the leader's lease, from any thread and without the turn; None: `Query` has to be asked. Each
-        key is a read by itself: together they are no picture of one moment.
+        key is a read by itself: together they are no picture of one moment. As with `StateMachine.get_each`, the values
+        of the last keys are left out if there would be too much.
 
         The lease is looked at before *and* after: this thread may be stopped for any length of time in between, and the
         turn may meanwhile have stepped down (hazard 60).
@@ -259,8 +260,7 @@ class Replica:
         # Of what was committed when the read arrived, nothing may be missing.
         if self.machine.applied_index < self.raft.committed_index:
             return None
-        get = self.machine.get
-        values = [get(key) for key in keys]
+        values = self.machine.get_each(keys)
         still = self.raft.lease
         if still is None or still.term != lease.term or not still.is_valid(clock()):
             return None

@@ -44,6 +44,7 @@ _send_status: Any = getattr(importlib.import_module("grpc._server"), "_status", 
 SERVE_CLIENT: Final = "/RaftNode/ServeClient"
 SERVE_CLIENT_STREAM: Final = "/RaftNode/ServeClientStream"
 _ASIDE_THREADS: Final = 2
+_KEEPALIVE_MS: Final = 10_000
 _LAST_WORDS: Final = 1.0
 """Seconds that calls get at most, when the node stops, to be told that their outcome is unknown."""
 
@@ -70,20 +71,33 @@ class Pool(ThreadPoolExecutor):
         super().__init__(threads, thread_name_prefix=name)
         self.calls = 0
         self._idle = threading.Condition()
+        self._here = threading.local()
+        """`is_kept`: the call that this thread works on outlasts its method."""
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.begin()
-        future = super().submit(*args, **kwargs)
-        future.add_done_callback(lambda _: self.end())
-        return future
-
-    def begin(self) -> None:
-        """A call counts from here on."""
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         with self._idle:
             self.calls += 1
+        try:
+            return super().submit(self._run, fn, *args, **kwargs)
+        except BaseException:
+            self.end()
+            raise
+
+    def _run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._here.is_kept = False
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            if not self._here.is_kept:
+                self.end()
+
+    def keep(self) -> None:
+        """The call that the calling thread works on is not finished with its method, but with one `end` from elsewhere,
+        which may have been called already."""
+        self._here.is_kept = True
 
     def end(self) -> None:
-        """One counts no more."""
+        """A call that was kept counts no more."""
         with self._idle:
             self.calls -= 1
             if not self.calls:
@@ -101,8 +115,9 @@ class _Admission(grpc.ServerInterceptor):
     def __init__(self, aside: Pool, bounds: dict[str, tuple[Pool, int, str]]) -> None:
         """`bounds`: for a method, its pool, how many calls there may be, and what to say to one more."""
         self._bounds = bounds
+        # Whatever the method takes, a refusal does not wait for a client's message: it might never come.
         self._refusals: dict[str, Any] = {
-            method: grpc.unary_unary_rpc_method_handler(_in_pool(aside, _refuse_with(details)))
+            method: grpc.stream_stream_rpc_method_handler(_in_pool(aside, _refuse_with(details)))
             for method, (_, _, details) in bounds.items()
         }
 
@@ -113,8 +128,8 @@ class _Admission(grpc.ServerInterceptor):
         return continuation(details)
 
 
-def _refuse_with(details: str) -> Callable[[bytes, grpc.ServicerContext], None]:
-    def refuse(_: bytes, context: grpc.ServicerContext) -> None:
+def _refuse_with(details: str) -> Callable[[Iterator[bytes], grpc.ServicerContext], None]:
+    def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> None:
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{details}; nothing has been done: try again later")
 
     return refuse
@@ -132,7 +147,8 @@ class Server:
         self._stream_pool = Pool("stream", limits.max_streams)
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
         self._streams: set[ClientStream] = set()
-        self._peer_contexts: set[grpc.ServicerContext] = set()
+        self._peer_streams: dict[int, grpc.ServicerContext] = {}
+        """The latest of each peer."""
         self._stopped = threading.Event()
         calls, streams = limits.max_waiting_calls, limits.max_streams
         bounds = {
@@ -154,6 +170,10 @@ class Server:
                 # Peers probe idle connections often; without these two that would count as abuse.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10),
                 ("grpc.http2.max_ping_strikes", 0),
+                # A stream whose other end has vanished without a word (a machine without power, a network cut for long)
+                # would keep its threads for ever.
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
             ],
         )
 
@@ -197,7 +217,7 @@ class Server:
 
     def stop(self) -> None:
         """End what is left after `drain`: everything has been answered by now."""
-        for context in list(self._peer_contexts):
+        for context in list(self._peer_streams.values()):
             context.cancel()
         self._stopped.wait()
 
@@ -244,14 +264,25 @@ class Server:
 
     def _peer_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            self._peer_contexts.add(context)
-            context.add_callback(lambda: self._peer_contexts.discard(context))
             with self._refusing(context, wire.AppendEntriesRequest):
-                decoded = map(wire.AppendEntriesRequest.FromString, requests)
-                for reply in service.append_entries_stream(decoded, context):
+                is_known = False
+                for data in requests:
+                    request = wire.AppendEntriesRequest.FromString(data)
+                    reply = service.append_entries(request, context)
+                    if not is_known and context.is_active():
+                        self._replace_peer_stream(request.leader_id, context)
+                    is_known = True
                     yield reply.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._peer_pool, answer))
+
+    def _replace_peer_stream(self, peer: int, context: grpc.ServicerContext) -> None:
+        """A peer that opens a stream has given up the one before: its thread must not wait for what never comes. Called
+        when the first request has been admitted; so there is at most one entry a member."""
+        older = self._peer_streams.get(peer)
+        self._peer_streams[peer] = context
+        if older is not None:
+            older.cancel()
 
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -289,8 +320,10 @@ class Server:
         with a stream of answers, since gRPC lets its method return before it is answered."""
 
         def begin(data: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            self._client_pool.begin()
-            response = _Response(context, send, self._client_pool.end)
+            if not context.add_callback(self._client_pool.end):
+                return  # the client has gone
+            self._client_pool.keep()
+            response = _Response(context, send)
             try:
                 service.serve_client(wire.ServeClientRequest.FromString(data), context, response.respond)
             except DecodeError:
@@ -311,20 +344,18 @@ class _Response:
     way, which whoever holds the turn must not; so the answer and the status leave together, as they do for a unary
     call, through the function that gRPC itself has for that. Where it is missing, `send` has to do."""
 
-    def __init__(self, context: Any, send: Callable[[bytes | None], None], finished: Callable[[], None]) -> None:
+    def __init__(self, context: Any, send: Callable[[bytes | None], None]) -> None:
         self._context = context
         self._send = send
-        self._finished = finished
 
     def respond(self, outcome: wire.ServeClientReply | Refusal) -> None:
-        """Answer; once."""
+        """Answer; once. Does nothing if the client has gone."""
         data = None
         if isinstance(outcome, Refusal):
             self._context.set_code(outcome.code)
             self._context.set_details(outcome.details)
         else:
             data = outcome.SerializeToString()
-        self._finished()
         if _send_status is not None:
             _send_status(self._context._rpc_event, self._context._state, data)
         else:

@@ -16,7 +16,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -85,8 +85,11 @@ class ServiceLimits:
         if len(key) > self.max_key_bytes:
             raise invalid(f"the key has {len(key)} bytes; at most {self.max_key_bytes} are allowed")
 
-    def refused_keys(self, keys: Sequence[bytes]) -> dict[int, str]:
-        """Those of some keys that can't be read, by position, in order, with the reason."""
+    def check_keys(self, keys: Sequence[bytes]) -> dict[int, str]:
+        """Those of some keys that can't be read, by position, in order, with the reason. Raises Refusal if none may
+        be: there are as many as would hold up the turn."""
+        if len(keys) > self.max_batch_operations:
+            raise invalid(f"the request has {len(keys)} keys; at most {self.max_batch_operations} are allowed")
         refused: dict[int, str] = {}
         for position, key in enumerate(keys):
             if not 0 < len(key) <= self.max_key_bytes:
@@ -305,26 +308,13 @@ class Service:
     def append_entries(
         self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext
     ) -> wire.AppendEntriesReply:
-        patience = min(_remaining(context) or self.limits.peer_timeout, self.limits.peer_timeout)
-        return self._append_entries(request, context, patience)
-
-    def append_entries_stream(
-        self, requests: Iterator[wire.AppendEntriesRequest], context: grpc.ServicerContext
-    ) -> Iterator[wire.AppendEntriesReply]:
-        """One request after the other: what the leader has sent meanwhile is one that is larger."""
-        for request in requests:
-            yield self._append_entries(request, context, self.limits.peer_timeout)
-
-    def _append_entries(
-        self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext, patience: float
-    ) -> wire.AppendEntriesReply:
-        reply = self._answer_peer(request, transport.append_entries_from_wire, request.leader_id, context, patience)
+        """A call of its own, or the next request of a stream."""
+        reply = self._answer_peer(request, transport.append_entries_from_wire, request.leader_id, context)
         assert isinstance(reply, wire.AppendEntriesReply)
         return reply
 
     def request_vote(self, request: wire.RequestVoteRequest, context: grpc.ServicerContext) -> wire.RequestVoteReply:
-        patience = min(_remaining(context) or self.limits.peer_timeout, self.limits.peer_timeout)
-        reply = self._answer_peer(request, transport.request_vote_from_wire, request.candidate_id, context, patience)
+        reply = self._answer_peer(request, transport.request_vote_from_wire, request.candidate_id, context)
         assert isinstance(reply, wire.RequestVoteReply)
         return reply
 
@@ -340,8 +330,9 @@ class Service:
         from_wire: Callable[[Any, int, int], Request],
         claimed_id: int,
         context: grpc.ServicerContext,
-        patience: float,
     ) -> transport.WireReply:
+        remaining, longest = _remaining(context), self.limits.peer_timeout
+        patience = longest if remaining is None else min(remaining, longest)
         call, slot = next(self._call_numbers), Slot[Reply]()
         try:
             self.host.membership.admit(request)

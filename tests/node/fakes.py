@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from raftkv.kv import StateMachine
 from raftkv.operations import Result
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
 from raftkv.raft.types import Entry
-from raftkv.replica import Applied, Input, Query, Served, Status, Write
+from raftkv.replica import Applied, Input, NotLeader, Query, Served, Status, Write
 from raftkv.server import Server, ServerLimits
 from raftkv.service import Service, ServiceLimits
 from raftkv.transport import Membership
@@ -29,6 +29,8 @@ LIMITS = ServiceLimits(
     call_timeout=5.0,
     peer_timeout=5.0,
 )
+
+SERVER_LIMITS = {"client_threads": 4, "max_waiting_calls": 100, "max_streams": 10, "max_message_bytes": 1 << 20}
 
 
 class FakeHost:
@@ -49,7 +51,7 @@ class FakeHost:
         if self.bring_instead is not None:
             self.bring_instead(item)
         elif isinstance(item, Write):
-            item.caller.answer(Applied(self.apply(item)))
+            item.caller.answer(Applied(self.apply(item)) if item.caller.is_wanted() else NotLeader(1))
         elif isinstance(item, Query):
             item.caller.answer(Served(item.read(self.machine)))
         elif isinstance(item, AppendEntries | RequestVote):
@@ -66,8 +68,8 @@ class FakeHost:
         else:
             self.service.deliver(RequestVoteReply(1, message.sender, 1, True, call=message.call))
 
-    def read_under_lease(self, key: bytes) -> Served | None:
-        return Served(self.machine.get(key)) if self.has_lease else None
+    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        return self.machine.get_each(keys) if self.has_lease else None
 
     def status(self) -> Status:
         return Status("leader", 1, self.leader_id, 1, 1, 1, serving=True)
@@ -92,6 +94,7 @@ class FakeNode:
     server: Server
     channel: grpc.Channel
     bugs: list[BaseException]
+    address: str
 
     def call(self, method: str, request: Any, reply_type: Any, timeout: float | None = 10.0) -> Any:
         return self.begin(method, request, reply_type, timeout).result()
@@ -120,7 +123,7 @@ class FakeNode:
 def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[FakeNode]:
     host, bugs = FakeHost(), list[BaseException]()
     server = Server(
-        ServerLimits(**{"client_threads": 4, "max_waiting_calls": 100, "max_message_bytes": 1 << 20, **server_limits}),
+        ServerLimits(**{**SERVER_LIMITS, **server_limits}),
         peers=2,
         fail=bugs.append,
     )
@@ -128,10 +131,14 @@ def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[
     address = f"127.0.0.1:{free_port()}"
     server.listen(address)
     server.serve(service)
+    service.start()
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-    yield FakeNode(host, service, server, channel, bugs)
-    channel.close()
-    server.stop(0).wait()
+    node = FakeNode(host, service, server, channel, bugs, address)
+    yield node
+    node.channel.close()
+    server.drain(0)
+    service.stop()
+    server.stop()
 
 
 # ---- the contract's first three fields, and no generated code --------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import pytest
@@ -201,12 +203,24 @@ def test_a_write_in_flight_is_answered_with_unknown_when_the_node_stops(steady: 
 def test_a_call_that_has_not_begun_when_the_node_stops_is_told_that_nothing_was_done(tmp_path: Path) -> None:
     members = Members(tmp_path, 3, replace(STEADY, client_threads=2))
     leader = cut_off(members)
-    calls = [members.begin(leader, f"SET k{i} v", timeout=30) for i in range(6)]
+    done = threading.Event()
+
+    def wait() -> None:
+        done.wait(30)
+
+    for _ in range(2):
+        leader._server.aside(wait)
+    calls = [members.begin(leader, f"SET k{i} v", timeout=30) for i in range(4)]
     wait_until(lambda: leader._server._client_pool.calls == 6, "two are under way and four wait")
+    abandon = leader._replica.abandon
+
+    def abandon_and_go_on(reason: str) -> None:
+        abandon(reason)
+        done.set()
+
+    leader._replica.abandon = abandon_and_go_on  # type: ignore[method-assign]
     members.stop(1)
-    errors = [call.exception(timeout=5) for call in calls]
-    assert [error.code() for error in errors if error] == [grpc.StatusCode.UNAVAILABLE] * 2
-    replies = [call.result() for call, error in zip(calls, errors, strict=True) if not error]
+    replies = [call.result(timeout=5) for call in calls]
     assert [(reply.success, reply.leader_id) for reply in replies] == [(False, 0)] * 4
     members.close()
 
@@ -219,7 +233,7 @@ def test_a_read_in_flight_is_answered_when_the_node_stops(steady: Members) -> No
     steady.stop(leader.membership.me)
     assert time.monotonic() - begin < 3
     wait_until(call.done, "the answer", seconds=5)
-    wait_until(lambda: leader._server._client_pool.calls == 0, "its thread is free", seconds=5)
+    wait_until(lambda: leader._server._client_pool.calls == 0, "it counts no more", seconds=5)
 
 
 def test_calls_that_can_be_carried_out_are_carried_out_before_the_node_stops(steady: Members) -> None:
@@ -261,6 +275,29 @@ def test_an_idle_node_stops_promptly(three: Members) -> None:
     for id in list(three.nodes):
         three.nodes.pop(id).stop()
     assert time.monotonic() - begin < 3
+
+
+def test_a_node_stops_at_once_though_streams_of_clients_and_peers_are_open(steady: Members) -> None:
+    steady.start()
+    leader = steady.elect(1)
+    assert steady.ask(leader, "SET k v").success
+    steady.wait_until_equal()
+    followers = [node for node in steady.nodes.values() if node is not leader]
+    assert all(node._server._peer_streams for node in followers), "the leader's streams to them"
+    channel = grpc.insecure_channel(steady.addresses[1])
+    begin: Any = channel.stream_stream("/RaftNode/ServeClientStream")
+    requests: SimpleQueue[bytes | None] = SimpleQueue()
+    answers = begin(iter(requests.get, None))
+    requests.put(wire.ClientRequest(id=7, get=[b"k"]).SerializeToString())
+    assert wire.ClientReply.FromString(next(answers)).values == [b"v"]
+    for id in (3, 1, 2):
+        began = time.monotonic()
+        steady.nodes.pop(id).stop()
+        assert time.monotonic() - began < 1.0
+    with suppress(grpc.RpcError):  # CANCELLED: it was the node that ended it
+        assert not list(answers)
+    requests.put(None)
+    channel.close()
 
 
 # ---- what makes a node stop (hazards 13, 51) -------------------------------------------------------------------------

@@ -37,12 +37,20 @@ class Peer:
 
     def __init__(self, address: str, answer: Answer = agree) -> None:
         self.requests: list[wire.AppendEntriesRequest] = []
+        self.streams: list[grpc.ServicerContext] = []
+        self.ended_streams = 0
+        self.takes_another: Callable[[], bool] = lambda: True
         self.answer = answer
         self.pool = ThreadPoolExecutor(16)
         self.server = grpc.server(self.pool, options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)])
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "AppendEntries": grpc.unary_unary_rpc_method_handler(
                 self._append_entries,
+                request_deserializer=wire.AppendEntriesRequest.FromString,
+                response_serializer=wire.AppendEntriesReply.SerializeToString,
+            ),
+            "AppendEntriesStream": grpc.stream_stream_rpc_method_handler(
+                self._append_entries_stream,
                 request_deserializer=wire.AppendEntriesRequest.FromString,
                 response_serializer=wire.AppendEntriesReply.SerializeToString,
             ),
@@ -61,6 +69,19 @@ class Peer:
     ) -> wire.AppendEntriesReply:
         self.requests.append(request)
         return self.answer(request, context)
+
+    def _append_entries_stream(
+        self, requests: Iterator[wire.AppendEntriesRequest], context: grpc.ServicerContext
+    ) -> Iterator[wire.AppendEntriesReply]:
+        self.streams.append(context)
+        try:
+            for request in requests:
+                self.requests.append(request)
+                if not self.takes_another():
+                    return
+                yield self.answer(request, context)
+        finally:
+            self.ended_streams += 1
 
     def stop(self) -> None:
         self.server.stop(None).wait()
@@ -241,14 +262,21 @@ def test_a_peer_that_hangs_counts_as_failed_after_the_timeout() -> None:
 def test_a_large_request_gets_the_time_that_it_needs_on_a_slow_network() -> None:
     """Or it would be given up just before it arrives, and sent again, for ever."""
     bench = Bench(timeout=0.3)
+    held = threading.Event()
 
-    def slow(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
-        assert context.time_remaining() > 1.5
+    def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        held.wait(10)
         return agree(request, context)
 
-    with peer_at(bench.address, slow):
+    with peer_at(bench.address, hold) as peer:
         bench.sender.send(replace(BULK, entries=(Entry(1, 1, EntryKind.BATCH, bytes(2 << 20)),)))
-        wait_until(lambda: bench.replies, "the reply")
+        wait_until(lambda: peer.requests, "it has arrived")
+        bench.ahead = 2.0
+        bench.sender.send(HEARTBEAT)  # which has to wait for its answer itself
+        assert bench.sender._in_flight[True] == 1
+        held.set()
+        wait_until(lambda: len(bench.replies) == 2, "both replies")
+    assert not bench.failures
     bench.sender.close()
 
 
@@ -297,4 +325,133 @@ def test_a_sender_that_is_closed_tells_no_failure(bench: Bench) -> None:
         held.set()
     assert not bench.failures
     assert not bench.notes
+    assert not bench.bugs
+
+
+# ---- the stream for entries ------------------------------------------------------------------------------------------
+
+
+def bulk(number: int) -> AppendEntries:
+    return replace(BULK, round=number)
+
+
+def test_entries_travel_on_one_stream_and_are_answered_in_order(bench: Bench) -> None:
+    with peer_at(bench.address) as peer:
+        for number in range(20):
+            wait_until(lambda: bench.sender._in_flight[True] < 2, "room")
+            bench.sender.send(bulk(number))
+        wait_until(lambda: len(bench.replies) == 20, "all replies")
+        assert [reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply)] == list(range(20))
+        assert len(peer.streams) == 1
+    assert not bench.failures
+
+
+def test_a_request_on_the_stream_that_is_overdue_costs_the_stream_and_is_one_failure() -> None:
+    bench = Bench(timeout=5.0)
+    held = threading.Event()
+
+    def hold_bulk(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        if request.entries:
+            held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold_bulk) as peer:
+        bench.sender.send(bulk(1))
+        bench.sender.send(bulk(2))
+        wait_until(lambda: peer.requests, "it has arrived")
+        bench.ahead = 6.0
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: bench.sender._in_flight[True] == 0, "both are given up")
+        assert bench.failures == [2]
+        held.set()
+        bench.ahead = 20.0
+        bench.send_until_answered()
+        bench.sender.send(bulk(3))
+        wait_until(
+            lambda: any(reply.round == 3 for reply in bench.replies if isinstance(reply, AppendEntriesReply)), ""
+        )
+        assert len(peer.streams) == 2
+        assert [
+            reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply) and reply.round > 1
+        ] == [3], "what was given up is no answer any more"
+    assert bench.failures == [2]
+    bench.sender.close()
+
+
+def test_a_stream_that_ends_while_nothing_is_under_way_is_opened_anew_without_a_word(bench: Bench) -> None:
+    with peer_at(bench.address) as peer:
+        bench.sender.send(bulk(1))
+        wait_until(lambda: len(bench.replies) == 1, "the first answer")
+        peer.streams[0].cancel()
+        wait_until(lambda: bench.sender._bulk is None, "the end of the stream")
+        assert not bench.failures
+        bench.sender.send(bulk(2))
+        wait_until(lambda: len(bench.replies) == 2, "the second answer")
+        assert len(peer.streams) == 2
+    assert not bench.failures
+    assert not bench.notes
+
+
+def test_a_stream_that_ends_without_an_answer_is_a_failure(bench: Bench) -> None:
+    """As from a peer that stops."""
+    with peer_at(bench.address) as peer:
+        peer.takes_another = lambda: False
+        bench.sender.send(bulk(1))
+        bench.wait_for_failures(1)
+        assert bench.sender._in_flight == NONE
+        peer.takes_another = lambda: True
+        bench.ahead = 2.0
+        bench.sender.send(bulk(2))
+        wait_until(lambda: bench.replies, "the answer")
+    assert bench.failures == [2]
+
+
+def test_a_refusal_on_the_stream_is_shown_with_the_peers_own_words(bench: Bench) -> None:
+    def refuse(_: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "belongs to another cluster")
+        raise AssertionError
+
+    with peer_at(bench.address, refuse) as peer:
+        bench.sender.send(BULK)
+        bench.wait_for_failures(1)
+        assert bench.notes == [f"node 2 at {bench.address} refuses this node: belongs to another cluster"]
+        peer.answer = agree
+        bench.ahead = 2.0
+        bench.sender.send(BULK)
+        wait_until(lambda: bench.replies, "the answer")
+        assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
+
+
+def test_an_exception_on_the_way_of_a_reply_from_the_stream_stops_the_node(bench: Bench) -> None:
+    """Hazard 51."""
+    bug = ZeroDivisionError("in the turn")
+
+    def take_reply(_: Reply) -> None:
+        raise bug
+
+    bench.sender._replied = take_reply
+    with peer_at(bench.address):
+        bench.sender.send(BULK)
+        wait_until(lambda: bench.bugs, "the bug is told")
+    assert bench.bugs == [bug]
+
+
+def test_a_sender_is_closed_at_once_whatever_its_stream_is_doing(bench: Bench) -> None:
+    """A channel whose thread has left with a message still to come would wait for it for ever."""
+    held = threading.Event()
+
+    def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
+        held.wait(10)
+        return agree(request, context)
+
+    with peer_at(bench.address, hold) as peer:
+        bench.sender.send(BULK)
+        bench.sender.send(BULK)
+        wait_until(lambda: peer.requests, "it is on its way")
+        closing = threading.Thread(target=bench.sender.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
+        held.set()
+    assert not bench.failures
     assert not bench.bugs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 from unittest.mock import Mock
 
@@ -267,7 +268,7 @@ def test_the_clients_own_deadline_comes_first() -> None:
         node.host.bring_instead = lambda item: None
         code, _ = node.refusal(timeout=0.1, request="SET k v")
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_until(lambda: node.server._client_pool.calls == 0, "the thread is free again")
+        wait_until(lambda: node.server._client_pool.calls == 0, "it counts no more")
 
 
 def test_bytes_that_wait_are_bounded_and_refused_before_they_are_proposed(node: FakeNode) -> None:
@@ -339,6 +340,98 @@ def test_a_malformed_message_of_a_peer_never_reaches_the_algorithm(node: FakeNod
     error = ask_as(SENDER, node, RequestVote(2, 1, 0, ORIGIN)).exception()
     assert error.code() is INVALID
     assert not node.host.brought
+
+
+class PeerStream:
+    """A peer's stream of entries."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        begin: Any = node.channel.stream_stream("/RaftNode/AppendEntriesStream")
+        self.call = begin(iter(self._requests.get, None))
+
+    def send(self, round: int = 0, sender: Membership = SENDER, term: int = 1) -> None:
+        message = AppendEntries(2, 1, term, ORIGIN, (), 0, 0, round=round)
+        self._requests.put(request_to_wire(message, sender.identity_for(1)).SerializeToString())
+
+    def send_bytes(self, data: bytes) -> None:
+        self._requests.put(data)
+
+    def next(self) -> wire.AppendEntriesReply:
+        return wire.AppendEntriesReply.FromString(next(self.call))
+
+    def refusal(self) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.RpcError) as caught:
+            next(self.call)
+        error: Any = caught.value
+        return error.code(), error.details()
+
+
+def test_a_peers_stream_is_answered_in_order(node: FakeNode) -> None:
+    stream = PeerStream(node)
+    for round in range(20):
+        stream.send(round)
+    assert [stream.next().round for _ in range(20)] == list(range(20))
+    stream.call.cancel()
+    wait_until(lambda: node.server._peer_pool.calls == 0, "the thread is free again")
+
+
+def test_what_a_stranger_or_nobody_would_send_ends_a_peers_stream_with_the_reason(
+    node: FakeNode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hazard 52."""
+    stranger = Membership(2, SENDER.addresses, b"x" * 16)
+    cases: list[tuple[Callable[[PeerStream], None], grpc.StatusCode, str]] = [
+        (lambda stream: stream.send(sender=stranger), grpc.StatusCode.FAILED_PRECONDITION, "another cluster"),
+        (lambda stream: stream.send(term=0), INVALID, "terms are counted from 1"),
+        (lambda stream: stream.send_bytes(b"\xff\xff"), INVALID, "not a AppendEntriesRequest"),
+    ]
+    for send, code, says in cases:
+        stream = PeerStream(node)
+        send(stream)
+        refusal = stream.refusal()
+        assert refusal[0] is code
+        assert says in refusal[1]
+    assert not node.host.brought
+    assert not node.server._peer_streams
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_stream_whose_peer_has_opened_another_keeps_no_thread(node: FakeNode) -> None:
+    """The end of the old one may have been lost with the network between; a few of those would take all threads."""
+    streams = [PeerStream(node) for _ in range(30)]
+    for stream in streams:
+        stream.send(7)
+        assert stream.next().round == 7
+    wait_until(lambda: node.server._peer_pool.calls == 1, "the others have ended")
+    streams[-1].send(8)
+    assert streams[-1].next().round == 8
+    streams[-1].call.cancel()
+
+
+def test_a_request_on_a_stream_that_gets_no_reply_in_time_ends_it() -> None:
+    with fake_node(replace(LIMITS, peer_timeout=0.1)) as node:
+        node.host.bring_instead = lambda item: None
+        stream = PeerStream(node)
+        stream.send()
+        assert stream.refusal() == (grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
+        wait_until(lambda: node.server._peer_pool.calls == 0, "the thread is free again")
+        assert not node.service._peer_calls
+
+
+def test_an_exception_on_a_peers_stream_stops_the_node() -> None:
+    """Hazard 51."""
+    bug = ZeroDivisionError("in the turn")
+
+    def fail(_: Input) -> None:
+        raise bug
+
+    with fake_node() as node:
+        node.host.bring_instead = fail
+        stream = PeerStream(node)
+        stream.send()
+        assert stream.refusal()[0] is grpc.StatusCode.UNKNOWN
+        assert node.bugs == [bug]
 
 
 def test_status_tells_what_the_node_thinks(node: FakeNode) -> None:

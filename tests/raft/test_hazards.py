@@ -301,7 +301,7 @@ def test_hazard_41_a_leader_that_was_stopped_past_its_lease_does_not_serve_from_
     cluster.write(new.id, "SET k new")
     cluster.run(0.1)
 
-    without_turn = old.replica.read_under_lease(b"k", lambda: cluster.now)
+    without_turn = old.replica.read_under_lease([b"k"], lambda: cluster.now)
     cluster.members[old.id].paused = False
     in_its_first_turn = cluster.read_key(old.id, b"k")
     cluster.run(1.0)

@@ -104,7 +104,7 @@ class Storm:
         for member in cluster.members.values():
             if not member.is_up:
                 continue
-            served = member.replica.read_under_lease(b"k", lambda m=member: m.clock(cluster.now))  # type: ignore[misc]
+            served = member.replica.read_under_lease([b"k"], lambda m=member: m.clock(cluster.now))  # type: ignore[misc]
             if served is not None:
                 self.reads_without_turn += 1
                 behind = member.machine.applied_index < len(cluster.committed)

@@ -355,14 +355,14 @@ class Member:
         stoppable = self._plan.has(Fault.STOP_READER) and not self._in_turn and not self._world.is_nested
         self._may_stop_reader = stoppable
         try:
-            served = self.replica.read_under_lease(request.key, self.clock.read)
+            values = self.replica.read_under_lease([request.key], self.clock.read)
         except _ReaderDied:
             return
         finally:
             self._may_stop_reader = False
-        if served is not None:
+        if values is not None:
             caller.path = WITHOUT_TURN
-            caller.answer(served)
+            caller.answer(Served(values[0]))
         else:
             self._bring(Query(lambda machine: machine.get(request.key), caller))
 

@@ -78,5 +78,8 @@ class WatchedCaller:
     path: str = ""
     """Of a read: how it is made sure that it is not stale."""
 
+    def is_wanted(self) -> bool:
+        return True
+
     def answer(self, outcome: Outcome) -> None:
         self.member.answer(self, outcome)

@@ -78,6 +78,10 @@ class Answer:
 
     outcome: Outcome | None = None
     callback: Callable[[Outcome], None] = lambda outcome: None
+    wanted: bool = True
+
+    def is_wanted(self) -> bool:
+        return self.wanted
 
     def answer(self, outcome: Outcome) -> None:
         assert self.outcome is None, f"answered twice: {self.outcome}, then {outcome}"
