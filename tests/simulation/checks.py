@@ -222,6 +222,8 @@ class Checks:
             view.matches[peer] = match
             theirs = self._views[peer].durable
             assert view.replica is not None
+            if self._views[peer].hard_state.term != view.term:
+                continue  # a leader of a later term may have replaced what the peer acknowledged to this one
             if match > len(theirs) or theirs[match - 1].term != view.replica.raft.log.term(match):
                 raise Violation(
                     f"n{member} counts on n{peer} for entry {match}, but that is not in n{peer}'s durable log"
@@ -310,7 +312,14 @@ class Checks:
             durable = view.hard_state
             if durable.term == message.term and durable.voted_for != message.recipient:
                 raise Violation(f"n{member} grants a vote that is not durable: {describe(message)}")
-        if isinstance(message, AppendEntriesReply) and message.success and message.match_index > len(view.durable):
+        # As above: in a later term, which may have begun in the same turn, its leader may have replaced these entries.
+        same_term = message.term == view.hard_state.term
+        if (
+            isinstance(message, AppendEntriesReply)
+            and message.success
+            and same_term
+            and message.match_index > len(view.durable)
+        ):
             raise Violation(f"n{member} acknowledges what is not durable: {describe(message)}")
         if isinstance(message, AppendEntries) and self._leaders.setdefault(message.term, member) != member:
             raise Violation(

@@ -78,7 +78,7 @@ class SimulatedDisk(MemoryDisk):
     # ---- faults ------------------------------------------------------------------------------------------------------
 
     def fail_next(self, operation: str) -> None:
-        """The next operation of this kind ("write", "sync", "sync_directory", "read") is an I/O error."""
+        """The next operation of this kind, by the disk's name of it, is an I/O error."""
         self._failing = operation
 
     def stall_next_sync(self, seconds: float) -> None:

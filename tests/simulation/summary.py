@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.simulation.calls import IN_TURN, READ_INDEX, WITHOUT_TURN
 from tests.simulation.disk import Boundary
 from tests.simulation.plan import Fault
 from tests.simulation.simulation import Report
@@ -31,6 +32,9 @@ _TABLES = (
 _EXPECTED: dict[str, tuple[str, ...]] = {
     "crashes at": tuple(boundary.value for boundary in Boundary),
     "faults": tuple(fault.value for fault in Fault),
+    "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
+    "storage": ("truncations", "torn tails cut"),
+    "reads": (WITHOUT_TURN, IN_TURN, READ_INDEX),
 }
 """Rows that are shown even if there is nothing to count, and must not be 0 in the end."""
 
