@@ -4,8 +4,8 @@ The members' own invariants are checked by the members (raft/invariants.py). Her
 all of them at once, and what must survive their crashes (Raft paper, figure 3). A check looks at what the step has
 changed, and at nothing else; each of them holds for the whole if it holds for each step.
 
-What a member has made durable is kept here as its `Storage` has claimed it: the claim is checked at the next start, when
-the disk gives back what it really holds.
+What a member has made durable is kept here as its `Storage` has claimed it: the claim is checked at the next start,
+when the disk gives back what it really holds.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Checks:
         for other, lease in self._holders():
             if other != member:
                 raise Violation(
-                    f"n{member} holds a lease of term {view.lease.term}, and n{other} one of term {lease.term}, both valid"
+                    f"n{member} holds a valid lease of term {view.lease.term}, and n{other} one of term {lease.term}"
                 )
 
     def _check_no_older_lease(self, member: int, view: _View) -> None:

@@ -1,8 +1,8 @@
 """Coups: how to get a new leader while the old one still believes to be it: theory of operation.
 
-That is what leases, promises and rounds are there for, and what blind chance hardly ever brings about: a leader that loses
-its majority steps down, a follower that hears a leader votes for nobody, and one that has missed an entry gets no
-votes. So these are plays in several acts, with nothing else going on meanwhile; who does what, and how long it
+That is what leases, promises and rounds are there for, and what blind chance hardly ever brings about: a leader that
+loses its majority steps down, a follower that hears a leader votes for nobody, and one that has missed an entry gets
+no votes. So these are plays in several acts, with nothing else going on meanwhile; who does what, and how long it
 takes, is still up to chance.
 """
 
@@ -32,16 +32,16 @@ def stage_a_coup(stage: Stage) -> None:
 
 
 def _it_stands_still(stage: Stage, leader: Member) -> None:
-    """The leader's process is stopped: it can't step down, but its clock goes on. Others may have forgotten by then what
-    they have promised it."""
+    """The leader's process is stopped: it can't step down, but its clock goes on. Others may have forgotten by then
+    what they have promised it."""
     stage.say(Fault.COUP, f"a coup: {leader.name} stands still")
     _stop(stage, leader, 1.5 + 4.5 * stage.rng.random())
     _restart_others(stage, leader)
 
 
 def _it_oversleeps(stage: Stage, leader: Member) -> None:
-    """The leader stands still with answers to its last requests before it, and nobody can tell it what has happened since.
-    When it wakes up, there are reads to answer."""
+    """The leader stands still with answers to its last requests before it, and nobody can tell it what has happened
+    since. When it wakes up, there are reads to answer."""
     stage.say(Fault.COUP, f"a coup: {leader.name} oversleeps, and nobody tells it")
     sleep = 2 + 3 * stage.rng.random()
     _stop(stage, leader, sleep)
@@ -58,8 +58,8 @@ def _clients_come_back(stage: Stage, leader: Member) -> None:
 
 
 def _a_short_reign(stage: Stage, leader: Member) -> None:
-    """The leader stands still, and its successor does not last long either: whoever comes then was promised nothing by the
-    first, and the voters have to remember both."""
+    """The leader stands still, and its successor does not last long either: whoever comes then was promised nothing
+    by the first, and the voters have to remember both."""
     stage.say(Fault.COUP, f"a coup: {leader.name} stands still, and its successor will not last")
     _stop(stage, leader, 4 + 4 * stage.rng.random())
     reign = 0.1 + 0.7 * stage.rng.random()
@@ -82,8 +82,9 @@ def _end_reign(stage: Stage, former: Member) -> None:
 
 
 def _a_rival_is_ready(stage: Stage, leader: Member) -> None:
-    """A rival hears nothing of the leader, and nobody writes, so that its log stays as good as any. Then the leader is cut
-    off, and those who hear it start anew: they know of no leader, and vote for the rival the next time that it asks."""
+    """A rival hears nothing of the leader, and nobody writes, so that its log stays as good as any. Then the leader
+    is cut off, and those who hear it start anew: they know of no leader, and vote for the rival the next time that it
+    asks."""
     rival = _somebody_else(stage, leader)
     stage.say(Fault.COUP, f"a coup: {rival.name} makes itself ready to take {leader.name}'s place")
     ready_in = 2.5 + 1.5 * stage.rng.random()
@@ -101,8 +102,8 @@ def _the_rival_strikes(stage: Stage, leader: Member, rival: Member) -> None:
 
 
 def _some_are_deaf(stage: Stage, leader: Member) -> None:
-    """A minority has not heard the leader for so long that it has promised nothing to it. Then the leader stands still, and
-    so do those who heard it, but for one: of those who vote, it alone knows of the old leader's lease."""
+    """A minority has not heard the leader for so long that it has promised nothing to it. Then the leader stands
+    still, and so do those who heard it, but for one: of those who vote, it alone knows of the old leader's lease."""
     others = [member for member in stage.members.values() if member is not leader]
     stage.rng.shuffle(others)
     minority = len(others) // 2
@@ -118,8 +119,9 @@ def _some_are_deaf(stage: Stage, leader: Member) -> None:
 
 
 def _answers_come_late(stage: Stage, leader: Member) -> None:
-    """The leader reaches nobody any more, and the answers to what it has asked so far come late; or others are asked once
-    more what it asked when it led an earlier term. It learns from them that somebody was there *then*, not now."""
+    """The leader reaches nobody any more, and the answers to what it has asked so far come late; or others are asked
+    once more what it asked when it led an earlier term. It learns from them that somebody was there *then*, not
+    now."""
     stage.say(Fault.COUP, f"a coup: {leader.name} is not heard, and hears old answers")
     term = _term(leader)
     links = [stage.network.links[other.name, leader.name] for other in stage.members.values() if other is not leader]
@@ -146,8 +148,8 @@ def _ask_again(stage: Stage, leader: Member, term: int) -> None:
 
 
 def _it_is_elected_again(stage: Stage, leader: Member) -> None:
-    """The leader loses its office and wins it again. Its rounds are counted from the start, as those were that are still
-    under way from its earlier term."""
+    """The leader loses its office and wins it again. Its rounds are counted from the start, as those were that are
+    still under way from its earlier term."""
     stage.say(Fault.COUP, f"a coup: {leader.name} is to lead again")
     term, names = _term(leader), stage.network.members
     for source in names:
@@ -174,8 +176,8 @@ def _it_leads_again(stage: Stage, leader: Member) -> None:
 
 
 def _a_longer_log(stage: Stage, leader: Member) -> None:
-    """The leader is cut off with its clients and goes on writing. Others elect another, which commits less than that, and
-    is gone: the first one's log is the longest, and must not win."""
+    """The leader is cut off with its clients and goes on writing. Others elect another, which commits less than that,
+    and is gone: the first one's log is the longest, and must not win."""
     stage.say(Fault.COUP, f"a coup: {leader.name} goes on writing by itself")
     for client in stage.clients:
         client.turn_to(leader.name)
@@ -188,8 +190,8 @@ def _a_longer_log(stage: Stage, leader: Member) -> None:
 
 
 def _figure_8(stage: Stage, leader: Member) -> None:
-    """The paper's figure 8: a leader's entries are on its own disk only, a second leader's on its own, the first one leads
-    again and spreads its entries; then the second, whose last entry is of a later term, comes back."""
+    """The paper's figure 8: a leader's entries are on its own disk only, a second leader's on its own, the first one
+    leads again and spreads its entries; then the second, whose last entry is of a later term, comes back."""
     stage.say(Fault.COUP, f"a coup: figure 8, begun by {leader.name}")
     for client in stage.clients:
         client.turn_to(leader.name)

@@ -61,7 +61,8 @@ class SimulatedDisk(MemoryDisk):
     def __init__(
         self, rng: random.Random, cross: Callable[[Boundary, str], None], spend: Callable[[float], None]
     ) -> None:
-        """`cross` is called before each change of a path, and may raise `Crashed`; `spend` is told what a sync takes."""
+        """`cross` is called before each change of a path, and may raise `Crashed`; `spend` is told what a sync
+        takes."""
         super().__init__()
         self.before = self._before
         self._rng = rng

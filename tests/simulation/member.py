@@ -7,9 +7,9 @@ the next turn, the timer wakes it at the deadline, calls to a stopped process wa
 Storage, state machine and replica are watched by subclasses, which tell the checks what happens and pass *boundaries*:
 every change of the disk, every message, answer and applied entry. At each of them the process can be made to crash.
 
-A turn happens at one moment; if it has kept the disk busy, what it sends leaves later, and the next turn waits. A thread
-that reads without the turn may be anywhere meanwhile: so such reads are also tried in the middle of turns, at a
-boundary, and some are stopped between their two looks at the lease while the world goes on.
+A turn happens at one moment; if it has kept the disk busy, what it sends leaves later, and the next turn waits. A
+thread that reads without the turn may be anywhere meanwhile: so such reads are also tried in the middle of turns, at
+a boundary, and some are stopped between their two looks at the lease while the world goes on.
 """
 
 from __future__ import annotations
