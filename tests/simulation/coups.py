@@ -28,7 +28,16 @@ def stage_a_coup(stage: Stage) -> None:
     if leader is None or len(stage.members) == 1:
         return
     stage.quiet_until = stage.world.now + 7 * stage.step
-    stage.rng.choice(_COUPS)(stage, leader)
+    coup = stage.rng.choice(_COUPS)
+    if _has_promises_of_other_lengths(stage, leader) and stage.rng.random() < 0.4:
+        coup = _a_short_reign
+    coup(stage, leader)
+
+
+def _has_promises_of_other_lengths(stage: Stage, leader: Member) -> bool:
+    """Whether a successor may be promised much less than the leader is, and the two are not needed for a majority."""
+    length = leader.config.lease_duration
+    return len(stage.members) > 3 and any(m.config.lease_duration < length / 2 for m in stage.members.values())
 
 
 def _it_stands_still(stage: Stage, leader: Member) -> None:

@@ -122,7 +122,7 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     rng = random.Random(f"{seed}/plan")
     of_coups = rng.random() < 0.35
-    members = rng.choice([3, 3, 3, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
+    members = rng.choice([3, 3, 3, 5, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
     faults, fault_pace = _draw_few(rng) if of_coups else _draw_faults(rng)
     settings = TermSettings(
         cluster_id=bytes(rng.randrange(256) for _ in range(16)),
@@ -175,7 +175,8 @@ def _draw_configs(
 ) -> dict[int, core.Config]:
     """`of_coups`: leases are mostly on, and long or short, since it is these that coups are about."""
     lease = rng.choice([0.5, 0.8, 2.0, 3.0, 5.0] if of_coups else [0.0, 0.5, 0.8, 1.5, 2.0, 3.0])
-    leases_differ, timeouts_differ = rng.random() < 0.4, rng.random() < (0.1 if of_coups else 0.3)
+    leases_differ = rng.random() < (0.6 if of_coups else 0.4)
+    timeouts_differ = rng.random() < (0.1 if of_coups else 0.3)
     max_append_bytes = rng.choice([1, 1, 100, 1 << 20])
     max_in_flight = rng.choice([1, 2, 2, 8])
     max_apply_bytes = rng.choice([1, 200, 1 << 20])

@@ -29,7 +29,7 @@ _TABLES = (
     "clients",
     "messages",
 )
-_EXPECTED: dict[str, tuple[str, ...]] = {
+EXPECTED: dict[str, tuple[str, ...]] = {
     "crashes at": tuple(boundary.value for boundary in Boundary),
     "faults": tuple(fault.value for fault in Fault),
     "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
@@ -62,7 +62,7 @@ class Summary:
         """What has never happened, though it should have in so many runs."""
         if self.runs < ENOUGH_SEEDS:
             return []
-        return [f"{table}: {row}" for table, rows in _EXPECTED.items() for row in rows if not self.counts[table, row]]
+        return [f"{table}: {row}" for table, rows in EXPECTED.items() for row in rows if not self.counts[table, row]]
 
     @property
     def is_well(self) -> bool:
@@ -73,7 +73,7 @@ class Summary:
         yield f"{self.runs:,} seeds, {self.events:,} events, {self.virtual_seconds / 3600:.2f} virtual hours"
         for table in _TABLES:
             rows = {row: times for (name, row), times in sorted(self.counts.items()) if name == table}
-            rows = {**dict.fromkeys(_EXPECTED.get(table, ()), 0), **rows}
+            rows = {**dict.fromkeys(EXPECTED.get(table, ()), 0), **rows}
             if rows:
                 yield ""
                 yield table
