@@ -25,9 +25,6 @@ from raftkv.replica import Replica
 from tests.simulation.calls import describe, describe_entry
 from tests.simulation.world import Clock, Violation, World
 
-_DIGEST_EVERY = 4
-"""The states of members are compared at every so many entries, and at the end."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Persist:
@@ -348,8 +345,7 @@ class Checks:
         if index > self._executed_to:
             self._executed_to = index
             self._check_executed(entry, machine, revision_before)
-        if index % _DIGEST_EVERY == 0:
-            self.compare(member, machine)
+        self.compare(member, machine)
 
     def _check_executed(self, entry: Entry, machine: StateMachine, revision_before: int) -> None:
         """No client's write has an effect twice. It has had one now if its value stands there since this entry."""
