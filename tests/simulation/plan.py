@@ -130,7 +130,7 @@ def draw(seed: int) -> Plan:
         session_timeout_ms=rng.choice([400, 2_000, 60_000, 60_000]),
         max_unanswered=rng.choice([2, 4, 1000]),
     )
-    drift = rng.choice([0.0, 0.01, 0.01, 0.1])
+    drift = rng.choice([0.0, 0.01, 0.1, 0.1] if of_coups else [0.0, 0.01, 0.01, 0.1])
     drift_violated = rng.random() < 0.1
     step = rng.choice([0.1, 0.2, 0.5, 1.0])
     keys = tuple(b"k%d" % i for i in range(1, rng.choice([2, 3, 4]) + 1))
@@ -138,7 +138,7 @@ def draw(seed: int) -> Plan:
         seed=seed,
         step=step,
         configs=_draw_configs(rng, members, step, drift, settings, of_coups),
-        clock_rates={m: _draw_rate(rng, 0.4 if drift_violated else drift) for m in range(1, members + 1)},
+        clock_rates=_draw_rates(rng, members, 0.4 if drift_violated else drift, of_coups),
         drift_violated=drift_violated,
         faults=faults,
         storm=step * (50.0 if of_coups else min(80.0, max(15.0, fault_pace * rng.choice([10, 20, 40])))),
@@ -196,8 +196,14 @@ def _draw_configs(
     return configs
 
 
-def _draw_rate(rng: random.Random, drift: float) -> float:
-    return rng.choice([1 - drift, 1 + drift, 1.0, 1 - drift + 2 * drift * rng.random()])
+def _draw_rates(rng: random.Random, members: int, drift: float, of_coups: bool) -> dict[int, float]:
+    """`of_coups`: often one clock is as slow as can be and all others as fast, which is the worst for a lease."""
+    slow = rng.randrange(1, members + 1) if of_coups and rng.random() < 0.5 else 0
+    if slow:
+        return {m: 1 - drift if m == slow else 1 + drift for m in range(1, members + 1)}
+    return {
+        m: rng.choice([1 - drift, 1 + drift, 1.0, 1 - drift + 2 * drift * rng.random()]) for m in range(1, members + 1)
+    }
 
 
 def _draw_clients(rng: random.Random, members: int, step: float) -> tuple[ClientPlan, ...]:
