@@ -61,7 +61,8 @@ class SimulatedDisk(MemoryDisk):
     def __init__(
         self, rng: random.Random, cross: Callable[[Boundary, str], None], spend: Callable[[float], None]
     ) -> None:
-        """`cross` is called before each change of a path, and may raise `Crashed`; `spend` is told what a sync takes."""
+        """`cross` is called before each change of a path, and may raise `Crashed`; `spend` is told what a sync
+        takes."""
         super().__init__()
         self.before = self._before
         self._rng = rng
@@ -78,7 +79,7 @@ class SimulatedDisk(MemoryDisk):
     # ---- faults ------------------------------------------------------------------------------------------------------
 
     def fail_next(self, operation: str) -> None:
-        """The next operation of this kind ("write", "sync", "sync_directory", "read") is an I/O error."""
+        """The next operation of this kind, by the disk's name of it, is an I/O error."""
         self._failing = operation
 
     def stall_next_sync(self, seconds: float) -> None:

@@ -7,9 +7,9 @@ the next turn, the timer wakes it at the deadline, calls to a stopped process wa
 Storage, state machine and replica are watched by subclasses, which tell the checks what happens and pass *boundaries*:
 every change of the disk, every message, answer and applied entry. At each of them the process can be made to crash.
 
-A turn happens at one moment; if it has kept the disk busy, what it sends leaves later, and the next turn waits. A thread
-that reads without the turn may be anywhere meanwhile: so such reads are also tried in the middle of turns, at a
-boundary, and some are stopped between their two looks at the lease while the world goes on.
+A turn happens at one moment; if it has kept the disk busy, what it sends leaves later, and the next turn waits. A
+thread that reads without the turn may be anywhere meanwhile: so such reads are also tried in the middle of turns, at
+a boundary, and some are stopped between their two looks at the lease while the world goes on.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Member:
         self.clock = Clock(world, plan.clock_rates[member_id], start=1000.0 * self._rng.random())
         checks.watch(member_id, self.clock)
         self._life = 0
+        self._left_unsynced = False
+        """The last crash was of the process alone, and left data in the page cache for the next one to find."""
         network.receive[self.name] = self._receive
         network.lost[self.name] = self._lost
         self._begin_life()
@@ -201,6 +203,8 @@ class Member:
         self.checks.ended(self.id)
         self._begin_life()
         self.disk.crash_process()
+        if not power_lost:
+            self._left_unsynced = bool(self.disk.unsynced())
         for caller in callers:
             if self._rng.random() < 0.5:  # the client notices that the connection is gone
                 self._world.after(self._plan.network_delay, self._network.lost[caller.client], self.name, caller.call)
@@ -209,7 +213,11 @@ class Member:
         self.ended(self)
 
     def _lose_power(self) -> None:
-        self._world.count("faults", "unsynced data at a loss of power", bool(self.disk.unsynced()))
+        if self.disk.unsynced():
+            self._world.count("crashes", "power lost with unsynced data")
+        if self._left_unsynced:
+            self._world.count("crashes", "power lost after a process that left data unsynced")
+        self._left_unsynced = False
         self.disk.lose_power(self._rng)
         self.clock.reboot()
 

@@ -11,8 +11,7 @@ answer gets lost. Clients' calls are lost or late, but never doubled or replayed
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +22,8 @@ from tests.simulation.world import World
 Packet = Any
 """What is sent: a message between members, a client's call or its answer. The network never looks inside."""
 
-_REMEMBERED = 24
-"""How many messages of a link can be replayed."""
+_REPLAYED = 24
+"""How long the piece of a link's past is out of which messages are replayed."""
 
 
 @dataclass(slots=True)
@@ -41,7 +40,8 @@ class Link:
     in_order: bool = True
     last_arrival: float = 0.0
     held: list[Packet] = field(default_factory=list)
-    past: deque[Packet] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    past: list[Packet] = field(default_factory=list)
+    """All that was ever sent, if it is a link between members."""
 
 
 class Network:
@@ -127,6 +127,11 @@ class Network:
         if (source, target) in self.links:
             self.links[source, target].is_cut = True
 
+    def mend(self, source: str, target: str) -> None:
+        """Undo a cut."""
+        if (source, target) in self.links:
+            self.links[source, target].is_cut = False
+
     def clog(self, link: Link) -> None:
         """Let everything pile up in this direction."""
         link.is_clogged = True
@@ -144,11 +149,18 @@ class Network:
             link.is_cut = False
 
     def replay(self, link: Link) -> int:
-        """Let some of what was once sent over the link arrive again; how much that is."""
-        again = [packet for packet in link.past if self._rng.random() < 0.3]
-        for packet in again:
+        """Let some of what was once sent over the link arrive again, of late or at any time; how much that is."""
+        rng, end = self._rng, len(link.past)
+        if end > _REPLAYED and rng.random() < 0.5:
+            end = rng.randrange(_REPLAYED, end)
+        piece = link.past[max(0, end - _REPLAYED) : end]
+        return self.replay_all(link, [packet for packet in piece if rng.random() < 0.3])
+
+    def replay_all(self, link: Link, packets: Sequence[Packet]) -> int:
+        """Let these, which were once sent over the link, arrive again; how many they are."""
+        for packet in packets:
             self._deliver(link, packet, 0.0)
-        return len(again)
+        return len(packets)
 
     def calm(self) -> None:
         """End all faults for good."""

@@ -34,9 +34,11 @@ class Fault(Enum):
     POWER_LOSS = "power loss"
     CRASH_AT_BOUNDARY = "crash at a boundary"
     CRASH_ALL = "crash all"
+    CRASH_TWICE = "crash, restart, power loss"
     NEW_LEADER = "trouble for a new leader"
     COUP = "coup"
     PAUSE = "pause a process"
+    CLOCK_JUMP = "jump of the wall clock"
     STOP_READER = "stop a thread in a read"
     STALL = "stall of a disk"
     IO_ERROR = "I/O error"
@@ -119,26 +121,27 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     rng = random.Random(f"{seed}/plan")
-    members = rng.choice([1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
-    faults, fault_pace = _draw_faults(rng)
+    of_coups = rng.random() < 0.35
+    members = rng.choice([3, 3, 3, 5, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
+    faults, fault_pace = _draw_few(rng) if of_coups else _draw_faults(rng)
     settings = TermSettings(
         cluster_id=bytes(rng.randrange(256) for _ in range(16)),
         max_sessions=rng.choice([3, 8, 100, 100]),
         session_timeout_ms=rng.choice([400, 2_000, 60_000, 60_000]),
         max_unanswered=rng.choice([2, 4, 1000]),
     )
-    drift = rng.choice([0.0, 0.01, 0.01, 0.1])
+    drift = rng.choice([0.0, 0.01, 0.1, 0.1] if of_coups else [0.0, 0.01, 0.01, 0.1])
     drift_violated = rng.random() < 0.1
     step = rng.choice([0.1, 0.2, 0.5, 1.0])
     keys = tuple(b"k%d" % i for i in range(1, rng.choice([2, 3, 4]) + 1))
     return Plan(
         seed=seed,
         step=step,
-        configs=_draw_configs(rng, members, step, drift, settings),
-        clock_rates={m: _draw_rate(rng, 0.4 if drift_violated else drift) for m in range(1, members + 1)},
+        configs=_draw_configs(rng, members, step, drift, settings, of_coups),
+        clock_rates=_draw_rates(rng, members, 0.4 if drift_violated else drift, of_coups),
         drift_violated=drift_violated,
         faults=faults,
-        storm=step * min(80.0, max(15.0, fault_pace * rng.choice([10, 20, 40]))),
+        storm=step * (50.0 if of_coups else min(80.0, max(15.0, fault_pace * rng.choice([10, 20, 40])))),
         fault_pace=step * fault_pace,
         network_delay=step * rng.choice([0.01, 0.05, 0.1]),
         sync_time=step * rng.choice([0.0, 0.002, 0.02]),
@@ -152,6 +155,12 @@ def draw(seed: int) -> Plan:
     )
 
 
+def _draw_few(rng: random.Random) -> tuple[frozenset[Fault], float]:
+    """Coups, which take their time, and little else that could disturb them."""
+    others = [fault for fault in Fault if fault is not Fault.COUP]
+    return frozenset([Fault.COUP, *rng.sample(others, rng.choice([0, 1, 2]))]), 0.5
+
+
 def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:
     """The faults, and how many steps there are between two. Either a few kinds at leisure, so that each can have its
     effect, or many at once."""
@@ -162,16 +171,18 @@ def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:
 
 
 def _draw_configs(
-    rng: random.Random, members: int, step: float, drift: float, settings: TermSettings
+    rng: random.Random, members: int, step: float, drift: float, settings: TermSettings, of_coups: bool
 ) -> dict[int, core.Config]:
-    lease = rng.choice([0.0, 0.5, 0.8, 1.5, 2.0, 3.0])
-    leases_differ, timeouts_differ = rng.random() < 0.4, rng.random() < 0.3
+    """`of_coups`: leases are mostly on, and long or short, since it is these that coups are about."""
+    lease = rng.choice([0.5, 0.8, 2.0, 3.0, 5.0] if of_coups else [0.0, 0.5, 0.8, 1.5, 2.0, 3.0])
+    leases_differ = rng.random() < (0.6 if of_coups else 0.4)
+    timeouts_differ = rng.random() < (0.1 if of_coups else 0.3)
     max_append_bytes = rng.choice([1, 1, 100, 1 << 20])
     max_in_flight = rng.choice([1, 2, 2, 8])
     max_apply_bytes = rng.choice([1, 200, 1 << 20])
     configs = {}
     for member in range(1, members + 1):
-        own_lease = rng.choice([0.0, 0.3, 0.8, 2.0, 5.0]) if leases_differ else lease
+        own_lease = rng.choice([0.3, 5.0] if of_coups else [0.0, 0.3, 0.8, 2.0, 5.0]) if leases_differ else lease
         configs[member] = core.Config(
             election_timeout=step * (rng.choice([1, 1, 2, 3]) if timeouts_differ else 1),
             heartbeat_interval=step / rng.choice([3, 5]),
@@ -185,8 +196,14 @@ def _draw_configs(
     return configs
 
 
-def _draw_rate(rng: random.Random, drift: float) -> float:
-    return rng.choice([1 - drift, 1 + drift, 1.0, 1 - drift + 2 * drift * rng.random()])
+def _draw_rates(rng: random.Random, members: int, drift: float, of_coups: bool) -> dict[int, float]:
+    """`of_coups`: often one clock is as slow as can be and all others as fast, which is the worst for a lease."""
+    slow = rng.randrange(1, members + 1) if of_coups and rng.random() < 0.5 else 0
+    if slow:
+        return {m: 1 - drift if m == slow else 1 + drift for m in range(1, members + 1)}
+    return {
+        m: rng.choice([1 - drift, 1 + drift, 1.0, 1 - drift + 2 * drift * rng.random()]) for m in range(1, members + 1)
+    }
 
 
 def _draw_clients(rng: random.Random, members: int, step: float) -> tuple[ClientPlan, ...]:

@@ -7,6 +7,7 @@ happens any more, and whoever crashes starts again at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from tests.simulation.clients import Client
 from tests.simulation.member import Member
@@ -66,6 +67,22 @@ class Stage:
     def in_steps(self, steps: float, action: Callable[..., object], *arguments: object) -> None:
         """Do something after so many steps."""
         self._after(self.step * steps, action, arguments)
+
+    def as_soon_as(
+        self,
+        condition: Callable[[], bool],
+        action: Callable[..., object],
+        *arguments: object,
+        within: float,
+        every: float = 0.1,
+    ) -> None:
+        """Do something once the condition holds, if that comes within so many steps; it is looked at every so many."""
+        if condition():
+            action(*arguments)
+        elif within > 0:
+            self.world.nothing_happened()
+            again = partial(self.as_soon_as, within=within - every, every=every)
+            self.in_steps(every, again, condition, action, *arguments)
 
     def _after(self, delay: float, action: Callable[..., object], arguments: tuple[object, ...]) -> None:
         self.world.after(delay, self._unless_over, action, arguments)

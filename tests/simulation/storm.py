@@ -20,6 +20,13 @@ from tests.simulation.stage import Stage
 _AT_A_START = (Boundary.CREATE, Boundary.RENAME, Boundary.SYNC_DIRECTORY)
 """Boundaries that are passed at a start rather than later."""
 
+_AFTER_A_START = (Boundary.MESSAGE, Boundary.MESSAGE, Boundary.APPLY, Boundary.SYNC, Boundary.WRITE)
+"""Boundaries that are passed soon after one."""
+
+
+_OPERATIONS = ("write", "sync", "sync_directory", "read", "create", "replace", "truncate", "remove")
+"""Of a disk, that can fail."""
+
 
 class Storm:
     def __init__(self, stage: Stage, checks: Checks) -> None:
@@ -82,6 +89,16 @@ class Storm:
             Fault.CRASH_AT_BOUNDARY, f"will kill {member.name} at: {trap.boundary.value}, {trap.countdown} on"
         )
 
+    def _crash_twice(self) -> None:
+        """The process dies between a write to the log and its sync; the next one finds the entries in the page cache,
+        answers for them, and then the machine goes down."""
+        member, rng = self._stage.victim(), self._rng
+        end = Trap(rng.choice(_AFTER_A_START), rng.choice([0, 1, 1, 2, 4]), power_lost=True)
+        member.trap = Trap(Boundary.SYNC, 0, power_lost=False, file="log-", then=end)
+        self._stage.say(
+            Fault.CRASH_TWICE, f"will kill {member.name} at the next sync of its log, and then take its power away"
+        )
+
     def _draw_trap(self) -> Trap:
         rng = self._rng
         boundary = rng.choice(list(Boundary))
@@ -120,6 +137,11 @@ class Storm:
         member.pause()
         self._stage.later(member.resume)
 
+    def _clock_jump(self) -> None:
+        member, seconds = self._stage.victim(), self._stage.a_while() * self._rng.choice([-1, 1])
+        self._stage.say(Fault.CLOCK_JUMP, f"sets {member.name}'s wall clock {seconds:+.3f} s")
+        member.clock.jump(seconds)
+
     # ---- disks -------------------------------------------------------------------------------------------------------
 
     def _stall(self) -> None:
@@ -128,7 +150,7 @@ class Storm:
         member.disk.stall_next_sync(seconds)
 
     def _io_error(self) -> None:
-        member, operation = self._stage.victim(), self._rng.choice(["write", "sync", "sync_directory", "read"])
+        member, operation = self._stage.victim(), self._rng.choice(_OPERATIONS)
         self._stage.say(Fault.IO_ERROR, f"{member.name}'s next {operation} will fail")
         member.disk.fail_next(operation)
 
@@ -221,8 +243,10 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.POWER_LOSS: Storm._lose_power,
     Fault.CRASH_AT_BOUNDARY: Storm._crash_at_boundary,
     Fault.CRASH_ALL: Storm._crash_all,
+    Fault.CRASH_TWICE: Storm._crash_twice,
     Fault.COUP: Storm._coup,
     Fault.PAUSE: Storm._pause,
+    Fault.CLOCK_JUMP: Storm._clock_jump,
     Fault.STALL: Storm._stall,
     Fault.IO_ERROR: Storm._io_error,
     Fault.DISK_FULL: Storm._disk_full,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.simulation.calls import IN_TURN, READ_INDEX, WITHOUT_TURN
 from tests.simulation.disk import Boundary
 from tests.simulation.plan import Fault
 from tests.simulation.simulation import Report
@@ -28,9 +29,12 @@ _TABLES = (
     "clients",
     "messages",
 )
-_EXPECTED: dict[str, tuple[str, ...]] = {
+EXPECTED: dict[str, tuple[str, ...]] = {
     "crashes at": tuple(boundary.value for boundary in Boundary),
     "faults": tuple(fault.value for fault in Fault),
+    "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
+    "storage": ("truncations", "torn tails cut"),
+    "reads": (WITHOUT_TURN, IN_TURN, READ_INDEX),
 }
 """Rows that are shown even if there is nothing to count, and must not be 0 in the end."""
 
@@ -58,7 +62,7 @@ class Summary:
         """What has never happened, though it should have in so many runs."""
         if self.runs < ENOUGH_SEEDS:
             return []
-        return [f"{table}: {row}" for table, rows in _EXPECTED.items() for row in rows if not self.counts[table, row]]
+        return [f"{table}: {row}" for table, rows in EXPECTED.items() for row in rows if not self.counts[table, row]]
 
     @property
     def is_well(self) -> bool:
@@ -69,7 +73,7 @@ class Summary:
         yield f"{self.runs:,} seeds, {self.events:,} events, {self.virtual_seconds / 3600:.2f} virtual hours"
         for table in _TABLES:
             rows = {row: times for (name, row), times in sorted(self.counts.items()) if name == table}
-            rows = {**dict.fromkeys(_EXPECTED.get(table, ()), 0), **rows}
+            rows = {**dict.fromkeys(EXPECTED.get(table, ()), 0), **rows}
             if rows:
                 yield ""
                 yield table

@@ -143,3 +143,13 @@ def test_a_batch_under_way_may_be_found_or_not_but_not_by_half(checks: Checks, l
     else:
         with pytest.raises(Violation, match="log to 1"):
             checks.recovered(1, found)
+
+
+def test_what_a_later_leader_has_replaced_may_still_be_acknowledged_to_the_earlier_one(checks: Checks) -> None:
+    """Both arrived in one turn: the acknowledgement is of the time before. It can't commit anything that is gone:
+    whoever voted for the later leader acknowledged to the earlier one before, or not at all."""
+    persist(checks, 1, HardState(term=1), entry(1, 1), entry(2, 1))
+    persist(checks, 1, HardState(term=2), entry(1, 2))
+    checks.sending(1, AppendEntriesReply(1, 2, term=1, success=True, round=1, match_index=2))
+    with pytest.raises(Violation, match="acknowledges what is not durable"):
+        checks.sending(1, AppendEntriesReply(1, 2, term=2, success=True, round=1, match_index=2))

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+
+from raftkv import clock as node_clock
 
 _EVENTS_MAX = 500_000
 """Of one run. The longest have a tenth of it."""
@@ -61,8 +64,8 @@ class World:
         while queue and queue[0][0] <= until:
             if self.events == _EVENTS_MAX:
                 raise Violation(f"{_EVENTS_MAX} events, and no end: something goes on and on")
-            time, _, action, arguments = heapq.heappop(queue)
-            self.now = max(self.now, time)
+            moment, _, action, arguments = heapq.heappop(queue)
+            self.now = max(self.now, moment)
             self.events += 1
             action(*arguments)
         self.now = max(self.now, until)
@@ -88,21 +91,38 @@ class World:
 
 
 class Clock:
-    """A machine's clock: it runs at a rate of its own, from a start of its own, and never jumps."""
+    """A machine's clocks. Both run at a rate of the machine's own; the one that counts from its start never jumps, the
+    wall clock does. Which of them a member looks at is up to the real code (raftkv/clock.py)."""
 
     def __init__(self, world: World, rate: float, start: float) -> None:
         self._world = world
         self._rate = rate
         self._start = start
+        self._jumped = 0.0
+        """How far the wall clock has got from the other."""
 
     def read(self) -> float:
-        """What the clock shows, seconds."""
-        return self._start + self._world.now * self._rate
+        """What a member on this machine takes for the time, seconds."""
+        surroundings = vars(node_clock)
+        surroundings["time"] = self
+        try:
+            return node_clock.now()
+        finally:
+            surroundings["time"] = time
+
+    def clock_gettime(self, clock: int) -> float:
+        """What the operating system answers on this machine."""
+        steady = self._start + self._world.now * self._rate
+        return steady + self._jumped if clock == time.CLOCK_REALTIME else steady
 
     def true_time(self, shown: float) -> float:
-        """The true time, at which this clock shows no less than `shown`."""
+        """The true time at which a sleep ends that a member begins now and means to end when it sees `shown`."""
         # A hair later, since rounding must not make a timer ring before its time.
-        return (shown - self._start) / self._rate + 1e-6
+        return self._world.now + (shown - self.read()) / self._rate + 1e-6
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or with a negative number back."""
+        self._jumped += seconds
 
     def reboot(self) -> None:
         """Start from 0, as after a loss of power."""

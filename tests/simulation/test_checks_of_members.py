@@ -1,0 +1,187 @@
+"""The checks of what members do, on real replicas that have been tampered with: each of them can fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from raftkv.kv import StateMachine
+from raftkv.memory_storage import MemoryStorage
+from raftkv.raft import core
+from raftkv.raft.lease import Grant
+from raftkv.raft.messages import RequestVoteReply
+from raftkv.raft.roles import Leader
+from raftkv.raft.types import Configuration, Entry, EntryKind, HardState
+from raftkv.replica import Replica
+from tests.simulation.checks import Checks
+from tests.simulation.world import Clock, Violation, World
+
+
+def entry(index: int, term: int) -> Entry:
+    return Entry(index, term, EntryKind.TEXT, b"SET k %d" % index)
+
+
+class Cluster:
+    """Three members as the checks see them; each begins with the term and the log that a test says."""
+
+    def __init__(self, trusts_clocks: bool = True) -> None:
+        world = World(seed=1)
+        self.checks = Checks(world, trusts_clocks)
+        for member in (1, 2, 3):
+            self.checks.watch(member, Clock(world, rate=1.0, start=0.0))
+
+    def start(self, member: int, term: int, entries: Sequence[Entry] = ()) -> Replica:
+        storage = MemoryStorage()
+        hard_state = HardState(term=term)
+        storage.persist(hard_state, entries, 0)
+        self.durable(member, hard_state, *entries)
+        replica = Replica(
+            Configuration(frozenset({1, 2, 3})),
+            member,
+            core.Config(),
+            storage,
+            StateMachine(),
+            random.Random(1),
+            0.0,
+            lambda message: None,
+            lambda note: None,
+        )
+        self.checks.started(member, replica)
+        return replica
+
+    def durable(self, member: int, hard_state: HardState | None, *entries: Entry) -> None:
+        self.checks.persisting(member, hard_state, entries, 0)
+        self.checks.persisted(member)
+
+    def elect(self, member: int, replica: Replica) -> Leader:
+        """Let the member win an election with another's vote, as if both had made everything durable in time."""
+        term, other = replica.raft.current_term + 1, member % 3 + 1
+        pre_vote = RequestVoteReply(other, member, term, granted=True, pre_vote=True)
+        vote = RequestVoteReply(other, member, term, granted=True)
+        for inputs in ([], [pre_vote], [], [vote]):
+            while replica.turn(inputs, 10.0):
+                inputs = []
+        self.durable(member, HardState(term, voted_for=member))
+        role = replica.raft.role
+        assert isinstance(role, Leader)
+        return role
+
+
+def test_a_term_that_goes_back_is_noticed() -> None:
+    cluster = Cluster()
+    replica = cluster.start(1, term=5)
+    cluster.checks.after_turn(1)
+    replica.raft._hard_state = HardState(term=4)
+    with pytest.raises(Violation, match="goes back from term 5 to 4"):
+        cluster.checks.after_turn(1)
+
+
+def test_a_commit_index_that_goes_back_is_noticed() -> None:
+    cluster = Cluster()
+    for member in (1, 2):
+        replica = cluster.start(member, 1, [entry(1, 1), entry(2, 1)])
+    replica.raft.log.committed_index = 2
+    cluster.checks.after_turn(2)
+    replica.raft.log.committed_index = 1
+    with pytest.raises(Violation, match="commit index goes back from 2 to 1"):
+        cluster.checks.after_turn(2)
+
+
+def test_an_entry_that_is_committed_but_not_durable_on_a_majority_is_noticed() -> None:
+    cluster = Cluster()
+    replica = cluster.start(1, 1, [entry(1, 1)])
+    replica.raft.log.committed_index = 1
+    with pytest.raises(Violation, match=r"commits entry 1, which is durable only on \[1\]"):
+        cluster.checks.after_turn(1)
+
+
+def test_two_members_that_commit_different_entries_are_noticed() -> None:
+    cluster = Cluster()
+    replicas = [
+        cluster.start(1, 1, [entry(1, 1)]),
+        cluster.start(2, 1, [entry(1, 1)]),
+        cluster.start(3, 2, [entry(1, 2)]),
+    ]
+    replicas[0].raft.log.committed_index = replicas[2].raft.log.committed_index = 1
+    cluster.checks.after_turn(1)
+    with pytest.raises(Violation, match="n3 commits 1 of term 2"):
+        cluster.checks.after_turn(3)
+
+
+def test_entries_applied_out_of_order_are_noticed() -> None:
+    cluster = Cluster()
+    replica = cluster.start(1, 1, [entry(1, 1), entry(2, 1)])
+    with pytest.raises(Violation, match="applies entry 2 after entry 0"):
+        cluster.checks.applied(1, entry(2, 1), replica.machine, 0)
+
+
+def test_a_leader_without_a_committed_entry_is_noticed() -> None:
+    cluster = Cluster()
+    replica = cluster.start(1, term=1)
+    cluster.checks.committed.append(entry(1, 1))
+    cluster.elect(1, replica)
+    with pytest.raises(Violation, match="Leader Completeness"):
+        cluster.checks.after_turn(1)
+
+
+def test_a_second_leader_of_a_term_is_noticed_as_soon_as_it_leads() -> None:
+    cluster = Cluster()
+    for member in (1, 2):
+        cluster.elect(member, cluster.start(member, term=1))
+    cluster.checks.after_turn(1)
+    with pytest.raises(Violation, match="n1 and n2 both lead term 2"):
+        cluster.checks.after_turn(2)
+
+
+def test_a_leader_that_counts_on_what_a_follower_has_not_made_durable_is_noticed() -> None:
+    cluster = Cluster()
+    cluster.durable(2, HardState(term=2))
+    leader = cluster.elect(1, cluster.start(1, term=1))
+    leader.progress[2].match_index = 1
+    with pytest.raises(Violation, match="n1 counts on n2 for entry 1"):
+        cluster.checks.after_turn(1)
+
+
+def test_what_a_follower_acknowledged_may_be_gone_once_a_later_term_has_begun_there() -> None:
+    cluster = Cluster()
+    cluster.durable(2, HardState(term=3))
+    leader = cluster.elect(1, cluster.start(1, term=1))
+    leader.progress[2].match_index = 1
+    cluster.checks.after_turn(1)
+
+
+def test_two_valid_leases_are_noticed() -> None:
+    cluster = Cluster()
+    for member in (1, 2):
+        cluster.start(member, term=member).raft.lease = Grant(member, until=10.0)
+    with pytest.raises(Violation, match="n2 holds a valid lease of term 2, and n1 one of term 1"):
+        cluster.checks.after_turn(2)
+
+
+def test_a_lease_may_begin_where_another_has_ended() -> None:
+    cluster = Cluster()
+    for member, until in ((1, -1.0), (2, 10.0)):
+        cluster.start(member, term=member).raft.lease = Grant(member, until)
+        cluster.checks.after_turn(member)
+
+
+def test_a_commit_inside_an_older_lease_is_noticed() -> None:
+    with pytest.raises(Violation, match="n1 commits in term 2 inside the lease of n3, term 1"):
+        commit_inside_a_lease(Cluster())
+
+
+def test_where_clocks_break_the_assumption_nothing_is_said_of_leases() -> None:
+    commit_inside_a_lease(Cluster(trusts_clocks=False))
+
+
+def commit_inside_a_lease(cluster: Cluster) -> None:
+    replica = cluster.start(1, term=1)
+    cluster.elect(1, replica)
+    (no_op,) = replica.raft.log.entries(1, 1, 0)
+    cluster.durable(1, None, no_op)
+    cluster.durable(2, HardState(term=2), no_op)
+    cluster.start(3, term=1).raft.lease = Grant(1, 10.0)
+    replica.raft.log.committed_index = 1
+    cluster.checks.after_turn(1)
