@@ -264,15 +264,20 @@ class Server:
 
     def _peer_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            answers = Answers(context, lambda: None) if Answers.are_possible(context) else None
+            is_known = False
             with self._refusing(context, wire.AppendEntriesRequest):
-                is_known = False
                 for data in requests:
                     request = wire.AppendEntriesRequest.FromString(data)
-                    reply = service.append_entries(request, context)
+                    if answers is not None:
+                        # Answered before it is applied, and taken together with the next one if that comes meanwhile.
+                        send = answers.send
+                        service.begin_append(request, context, lambda reply: send(reply.SerializeToString()))
+                    else:
+                        yield service.append_entries(request, context).SerializeToString()
                     if not is_known and context.is_active():
                         self._replace_peer_stream(request.leader_id, context)
                     is_known = True
-                    yield reply.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._peer_pool, answer))
 

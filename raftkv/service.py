@@ -293,7 +293,7 @@ class Service:
         self.budget = ByteBudget(limits.max_waiting_bytes)
         self.aside = aside
         self._overdue = _Overdue(limits.call_timeout)
-        self._peer_calls: dict[int, Slot[Reply]] = {}
+        self._peer_calls: dict[int, Callable[[Reply], None]] = {}
         """By the number that the request took with it. Single operations on a dict are atomic."""
         self._call_numbers = itertools.count(1)
 
@@ -308,7 +308,7 @@ class Service:
     def append_entries(
         self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext
     ) -> wire.AppendEntriesReply:
-        """A call of its own, or the next request of a stream."""
+        """Answered by the thread that has taken it."""
         reply = self._answer_peer(request, transport.append_entries_from_wire, request.leader_id, context)
         assert isinstance(reply, wire.AppendEntriesReply)
         return reply
@@ -318,11 +318,26 @@ class Service:
         assert isinstance(reply, wire.RequestVoteReply)
         return reply
 
+    def begin_append(
+        self,
+        request: wire.AppendEntriesRequest,
+        context: grpc.ServicerContext,
+        answer: Callable[[wire.AppendEntriesReply], None],
+    ) -> None:
+        """`append_entries` without waiting: the reply goes to `answer`, by whoever holds the turn then."""
+
+        def take(reply: Reply) -> None:
+            message = transport.reply_to_wire(reply)
+            assert isinstance(message, wire.AppendEntriesReply)
+            answer(message)
+
+        self._bring_request(request, transport.append_entries_from_wire, request.leader_id, context, take)
+
     def deliver(self, reply: Reply) -> None:
         """The replica's reply to a peer's request. By whoever holds the turn."""
-        slot = self._peer_calls.pop(reply.call, None)
-        if slot is not None:
-            slot.answer(reply)
+        take = self._peer_calls.pop(reply.call, None)
+        if take is not None:
+            take(reply)
 
     def _answer_peer(
         self,
@@ -332,8 +347,24 @@ class Service:
         context: grpc.ServicerContext,
     ) -> transport.WireReply:
         remaining, longest = _remaining(context), self.limits.peer_timeout
-        patience = longest if remaining is None else min(remaining, longest)
-        call, slot = next(self._call_numbers), Slot[Reply]()
+        slot = Slot[Reply]()
+        call = self._bring_request(request, from_wire, claimed_id, context, slot.answer)
+        reply = slot.wait(longest if remaining is None else min(remaining, longest))
+        if reply is None:
+            self._peer_calls.pop(call, None)
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
+        return transport.reply_to_wire(reply)
+
+    def _bring_request(
+        self,
+        request: Any,
+        from_wire: Callable[[Any, int, int], Request],
+        claimed_id: int,
+        context: grpc.ServicerContext,
+        take: Callable[[Reply], None],
+    ) -> int:
+        """Hand a peer's request to the replica; `take` gets the reply. The number of the call."""
+        call = next(self._call_numbers)
         try:
             self.host.membership.admit(request)
             message = from_wire(request, self.host.membership.me, call)
@@ -342,15 +373,9 @@ class Service:
         except transport.Stranger as error:
             self.host.note_stranger(claimed_id, context.peer(), str(error))
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from None
-        self._peer_calls[call] = slot
-        try:
-            self.host.bring(message)
-            reply = slot.wait(patience)
-        finally:
-            self._peer_calls.pop(call, None)
-        if reply is None:
-            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
-        return transport.reply_to_wire(reply)
+        self._peer_calls[call] = take
+        self.host.bring(message)
+        return call
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 

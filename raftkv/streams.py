@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import grpc
 
-# gRPC reads this when the process makes its first channel or server. Its newer way of waiting for the network (its "event
-# engine") hands every message from one thread to another once more; the one before takes half the time and half the CPU for
-# a round trip (docs/performance.md). Whoever has set the variable knows better.
+# gRPC reads this when the process makes its first channel or server. Its newer way of waiting for the network (its
+# "event engine") hands every message from one thread to another once more; the one before takes half the time and half
+# the CPU for a round trip (docs/performance.md). Whoever has set the variable knows better.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 try:

@@ -15,7 +15,7 @@ from raftkv.operations import Batch, Code, Operation, Status, encode_batch
 from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN
 from raftkv.replica import Input, NotLeader, Query, Unknown, Write
-from raftkv.service import _patience
+from raftkv.service import _remaining
 from raftkv.transport import Membership, request_to_wire
 from raftkv.wire import raft_pb2 as wire
 from tests.node.fakes import LIMITS, FakeNode, fake_node, plain_call
@@ -167,11 +167,11 @@ def test_an_opened_session_is_answered_with_its_id_and_can_be_closed(node: FakeN
     assert node.serve(batch=close).success
 
 
-@pytest.mark.parametrize(("remaining", "patience"), [(0.5, 0.5), (None, 5.0), (1e10, 5.0)])
-def test_a_thread_waits_as_long_as_its_caller_and_not_for_ever(remaining: float | None, patience: float) -> None:
+@pytest.mark.parametrize(("remaining", "deadline"), [(0.5, 0.5), (None, None), (1e10, None)])
+def test_a_deadline_in_a_few_hundred_years_is_none(remaining: float | None, deadline: float | None) -> None:
     context = Mock(spec=grpc.ServicerContext)
     context.time_remaining.return_value = remaining
-    assert _patience(context, without_deadline=5.0) == patience
+    assert _remaining(context) == deadline
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,9 @@ def test_the_senders_get_their_limits() -> None:
 
 def test_the_server_gets_its_limits() -> None:
     made = server_limits(SET)
-    assert made == ServerLimits(client_threads=10, max_waiting_calls=107, max_message_bytes=made.max_message_bytes)
+    assert made == ServerLimits(
+        client_threads=10, max_waiting_calls=107, max_streams=108, max_message_bytes=made.max_message_bytes
+    )
 
 
 def test_a_limit_that_grpc_could_not_take_is_none() -> None:
