@@ -68,9 +68,10 @@ class FakeStream:
 
     def replies(self, context: Context) -> Iterator[ClientReply]:
         while (item := self._out.get()) is not None:
-            if isinstance(item, tuple):
+            if isinstance(item, ClientReply):
+                yield item
+            else:
                 context.abort(*item)
-            yield item
 
 
 class FakeMember(RaftNodeServicer):
@@ -111,7 +112,7 @@ class FakeMember(RaftNodeServicer):
     def AppendEntries(self, request: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = AppendEntries
+    RequestVote = AppendEntriesStream = ServeClient = AppendEntries
 
     def ServeClientStream(  # noqa: N802
         self, requests: Iterator[ClientRequest], context: Context
@@ -162,7 +163,9 @@ class FakeCluster:
     size: int = 3
     driver: Driver = field(default_factory=lambda: Driver(replace(SETTINGS, max_unanswered=1000)))
     """The log and the state machine of them all."""
-    limits: SizeLimits = field(default_factory=lambda: SizeLimits(max_key_bytes=1024, max_value_bytes=_MAX_MESSAGE_BYTES))
+    limits: SizeLimits = field(
+        default_factory=lambda: SizeLimits(max_key_bytes=1024, max_value_bytes=_MAX_MESSAGE_BYTES)
+    )
     max_operations: int = 10_000
     """Of a batch, and keys of a read."""
 
