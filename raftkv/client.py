@@ -143,7 +143,9 @@ class Client:
             error = self._pipeline.abandon(call)
             if error is not None:
                 raise error
-            call.wait(_LAST_MOMENT_S)
+            if not call.wait(_LAST_MOMENT_S):
+                call.doubt = True
+                raise call.error("DEADLINE_EXCEEDED", "the answer has come, and is held up by a future's callback")
         return call.result()
 
     def _begin(self, code: Code | int, key: bytes, value: bytes = b"", expected: bytes = b"") -> Future[Any]:

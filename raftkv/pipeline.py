@@ -24,13 +24,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from raftkv.calls import KEYS, Call, State
-from raftkv.client_stream import ASK_AGAIN, FOUND
+from raftkv.client_stream import ASK_AGAIN, FOUND, MISSING
 from raftkv.errors import Error, NotApplied
 from raftkv.operations import REFUSED, Code, Operation, Status, encode_operations
 from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Member, Router
@@ -58,6 +59,8 @@ _SLOW_S: Final = 0.3
 _TICK_S: Final = 0.05
 _STAY_AWAKE_S: Final = 1.0
 """How long the pipeline's thread goes on ticking when there are no calls."""
+_SEARCH_S: Final = 0.25
+"""How long a search for the leader may take at least, whoever's time ends meanwhile."""
 _CLOSE_S: Final = 0.5
 """How long closing the session may take."""
 
@@ -70,6 +73,9 @@ _INVALID, _EXHAUSTED, _ELSEWHERE = (
     )
 )
 """Answers that mean that nothing has been done."""
+_NOTHING_DONE: Final = (_INVALID, _EXHAUSTED, _ELSEWHERE)
+_TOO_LARGE: Final = "larger than max"
+"""What gRPC says of a message that is larger than the server takes."""
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 _REASONS: Final = {
@@ -85,13 +91,24 @@ Finished = list[tuple[Call, Any]]
 class _Message:
     """A message that is not answered yet."""
 
-    __slots__ = ("calls", "is_write", "sent_at")
+    __slots__ = ("calls", "is_write", "mark", "sent_at")
 
-    def __init__(self, calls: list[Call], is_write: bool) -> None:
+    def __init__(self, calls: list[Call], is_write: bool, mark: int = 0) -> None:
         self.calls = calls
         """Empty: it opens the session."""
         self.is_write = is_write
+        self.mark = mark
+        """The lowest number in use when it was sent."""
         self.sent_at = time.monotonic()
+
+    @property
+    def reach(self) -> int:
+        """How far its numbers reach above the mark."""
+        return int(self.calls[-1].sequence) - self.mark + 1
+
+    @property
+    def size(self) -> int:
+        return sum(len(call.key) + len(call.value) + len(call.expected) for call in self.calls)
 
 
 class _Connection:
@@ -107,6 +124,15 @@ class _Connection:
         """How many of them are writes, and reads."""
         self.is_ending = False
         """Nothing more is sent: the stream is left as soon as all is answered."""
+        self.is_full = False
+        """The next write has to wait for an answer, or for a call to be given up."""
+        self.is_answered = False
+        """The leader has taken the stream."""
+        self.proven = 1
+        """So far above the mark may numbers reach: the servers have taken such. What reaches further may be refused in
+        part (TOO_MANY_UNANSWERED), and must have nothing behind it that might be taken all the same."""
+        self.probe: _Message | None = None
+        """Reaches further."""
         self.last_id = 0
 
     def send(self, message: _Message, request: ClientRequest) -> None:
@@ -121,6 +147,9 @@ class _Connection:
         message = self.under_way.pop(id, None)
         if message is not None:
             self.counts[message.is_write] -= 1
+            self.is_answered, self.is_full = True, False
+            if message is self.probe:
+                self.probe = None
         return message
 
 
@@ -145,10 +174,12 @@ class Pipeline:
         """Of this cluster, as far as it has said so."""
         self._delivering: set[int] = set()
         """The threads that finish calls just now; what these submit in turn goes out as one message afterwards."""
-        self._trouble = ("UNAVAILABLE", "no leader was found")
-        """Why calls that can't be sent can't be."""
-        self._pause: Backoff | None = None
-        """Between attempts, after one that was refused."""
+        self._trouble: tuple[str, str] | None = None
+        """Why the last attempt failed, if one did since the last that did not."""
+        self._backoff: Backoff | None = None
+        """Since an attempt failed."""
+        self._not_before = 0.0
+        """When there may be another one."""
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._is_asleep = False
@@ -169,14 +200,12 @@ class Pipeline:
         if len(queue) >= MAX_WAITING:
             raise call.error("RESOURCE_EXHAUSTED", f"{MAX_WAITING} calls wait in this client already")
         queue.append(call)
+        if self._router.closed.is_set() and self.cancel(call):  # closed meanwhile, and `close` has not seen it
+            raise call.error("CANCELLED", "the client is closed")
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Never waits: whoever has the lock calls this when it has let go."""
-        while self._can_send() and self._lock.acquire(blocking=False):
-            try:
-                self._send_what_waits()
-            finally:
-                self._lock.release()
+        """Send what waits, as far as there is room. Never waits: whoever has the lock looks once more when it lets go."""
+        self._push()
         if self._connection is None or self._is_asleep:
             self._wake_up()
 
@@ -186,14 +215,14 @@ class Pipeline:
             is_in_time = call.state is State.WAITING and not call.doubt
             if is_in_time:
                 call.state = State.OVER
-        self.flush()
+        self._push()
         return is_in_time
 
     def abandon(self, call: Call) -> Error | None:
         """Give up a call in any state: the error that says what is certain; None if it is being finished just now."""
         with self._lock:
-            error = None if call.state is State.OVER else self._give_up(call)
-        self.flush()
+            error = self._give_up(call) if call.state is not State.OVER else None
+        self._push()
         return error
 
     def is_delivering_here(self) -> bool:
@@ -222,15 +251,22 @@ class Pipeline:
 
     # ---- sending: with the lock --------------------------------------------------------------------------------------
 
+    def _push(self) -> None:
+        """Without the lock. Everybody who gives the lock back does this afterwards: others may have come in vain."""
+        while self._can_send() and self._lock.acquire(blocking=False):
+            try:
+                self._send_what_waits()
+            finally:
+                self._lock.release()
+
     def _can_send(self) -> bool:
-        """Without the lock too: whoever changes what this looks at calls `flush` afterwards."""
+        """Without the lock too, so it looks at nothing that must not change meanwhile."""
         connection = self._connection
         if connection is None or connection.stream is None or connection.is_ending or self._delivering:
             return False
+        waiting = len(self._retries) + len(self._writes)
         return self._can_send_reads(connection) or (
-            bool(self._retries or self._writes)
-            and self._has_room(connection.counts[True], len(self._retries) + len(self._writes))
-            and self._has_number()
+            waiting > 0 and not connection.is_full and self._has_room(connection.counts[True], waiting)
         )
 
     def _can_send_reads(self, connection: _Connection) -> bool:
@@ -239,21 +275,14 @@ class Pipeline:
     def _has_room(self, under_way: int, waiting: int) -> bool:
         return not under_way or (under_way < MAX_MESSAGES and waiting >= MIN_CALLS)
 
-    def _has_number(self) -> bool:
-        """Whether the next write may be sent: there is a session, or it can be opened, and it has room."""
-        connection = self._connection
-        assert connection is not None
-        if not self._session:
-            return not connection.counts[True]
-        first = (self._retries or self._writes)[0]
-        return first.session == self._session or self._next_sequence < self._lowest_unanswered() + self._max_unanswered
-
     def _send_what_waits(self) -> None:
         while self._can_send():
             connection = self._connection
             assert connection is not None
             if self._can_send_reads(connection):
                 self._send_reads(connection)
+            elif connection.counts[True] and (not self._session or connection.probe is not None):
+                connection.is_full = True
             elif not self._session:
                 opening = encode_operations([Operation(Code.OPEN_SESSION)], 0, 0)
                 connection.send(_Message([], is_write=True), ClientRequest(batch=opening))
@@ -262,8 +291,10 @@ class Pipeline:
 
     def _send_reads(self, connection: _Connection) -> None:
         calls: list[Call] = []
+        size = 0
         while self._reads and len(calls) < self._max_calls:
-            if self._reads[0].code == KEYS and calls:
+            size += len(self._reads[0].key)
+            if calls and (self._reads[0].code == KEYS or size > self._max_bytes):
                 break
             call = self._reads.popleft()
             if call.state is State.WAITING:
@@ -287,7 +318,10 @@ class Pipeline:
             if call.state is State.WAITING:
                 is_new = call.session != self._session
                 size += len(call.key) + len(call.value) + len(call.expected)
-                if (calls and size > self._max_bytes) or (is_new and self._next_sequence >= end):
+                if is_new and self._next_sequence >= end:
+                    connection.is_full = True
+                    break
+                if calls and size > self._max_bytes:
                     break
                 if is_new:
                     call.session, call.sequence = self._session, self._next_sequence
@@ -296,8 +330,10 @@ class Pipeline:
                 calls.append(call)
             queue.popleft()
         if calls:
-            batch = encode_operations(calls, self._session, self._lowest_unanswered(calls))
-            connection.send(_Message(calls, is_write=True), ClientRequest(batch=batch))
+            message = _Message(calls, is_write=True, mark=self._lowest_unanswered(calls))
+            if message.reach > connection.proven:
+                connection.probe = message
+            connection.send(message, ClientRequest(batch=encode_operations(calls, self._session, message.mark)))
 
     def _lowest_unanswered(self, sending: Iterable[Call] = ()) -> int:
         """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
@@ -313,7 +349,11 @@ class Pipeline:
     # ---- what comes back: gRPC's thread ------------------------------------------------------------------------------
 
     def _received(self, connection: _Connection, data: bytes) -> None:
-        reply = ClientReply.FromString(data)
+        try:
+            reply = ClientReply.FromString(data)
+        except DecodeError:
+            self._ended(connection, grpc.StatusCode.INTERNAL, "the answer can't be understood")
+            return
         with self._lock:
             message = connection.answered(reply.id) if connection is self._connection else None
             finished = self._take_answer(connection, message, reply) if message is not None else []
@@ -346,20 +386,29 @@ class Pipeline:
         """Take an answer apart."""
         if reply.code:
             return self._settle_refused(connection, message, reply)
-        self._pause = None
+        if not _is_sound(message, reply):
+            return self._settle_nonsense(connection, message)
         if not message.calls:
-            self._session, self._next_sequence = reply.session, 1
-            return []
+            return self._settle_opened(reply.session)
         if message.is_write:
-            return self._settle_writes(connection, message.calls, reply)
-        return self._settle_reads(message.calls, reply)
+            return self._settle_writes(connection, message, reply)
+        return self._settle_reads(connection, message.calls, reply)
 
-    def _settle_writes(self, connection: _Connection, calls: list[Call], reply: ClientReply) -> Finished:
+    def _settle_opened(self, session: int) -> Finished:
+        """A new session: whether what is in doubt was applied in the old one nobody can tell any more."""
+        self._session, self._next_sequence = session, 1
+        lost = [call for call in self._retries if call.doubt and call.state is not State.OVER]
+        for call in lost:
+            call.state = State.OVER
+        return [(call, call.error(*_REASONS[Status.SESSION_UNKNOWN])) for call in lost]
+
+    def _settle_writes(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
         finished: Finished = []
         again: list[Call] = []
         is_expired = False
+        is_too_far = Status.TOO_MANY_UNANSWERED in reply.statuses
         reasons = iter(reply.refused)
-        for call, status in zip(calls, reply.statuses, strict=True):
+        for call, status in zip(message.calls, reply.statuses, strict=True):
             reason = next(reasons) if status == REFUSED else ""
             if call.state is State.OVER:
                 continue
@@ -368,7 +417,6 @@ class Pipeline:
             elif status == REFUSED:
                 finished.append((call, call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {reason}")))
             elif status == Status.TOO_MANY_UNANSWERED:
-                self._max_unanswered = max(1, self._max_unanswered // 2)
                 again.append(call)
                 continue
             elif status == Status.SESSION_UNKNOWN and not call.doubt:
@@ -380,14 +428,23 @@ class Pipeline:
                 call.doubt = call.doubt or status != Status.MALFORMED
                 finished.append((call, call.error(*_REASONS[Status(status)])))
             call.state = State.OVER
+        if is_too_far:
+            first = message.calls[reply.statuses.index(Status.TOO_MANY_UNANSWERED)]
+            self._max_unanswered = max(1, first.sequence - message.mark)
+        else:
+            connection.proven = max(connection.proven, message.reach)
         if is_expired:
             self._session = 0
+            self._failed(*_REASONS[Status.SESSION_UNKNOWN])
+        else:
+            self._succeeded()
         if again:
             connection.is_ending = True  # what was sent after these must not be carried out before them
             self._send_again(again)
         return finished
 
-    def _settle_reads(self, calls: list[Call], reply: ClientReply) -> Finished:
+    def _settle_reads(self, connection: _Connection, calls: list[Call], reply: ClientReply) -> Finished:
+        self._succeeded()
         finished: Finished = []
         values = iter(reply.values)
         if calls[0].code == KEYS:
@@ -399,7 +456,7 @@ class Pipeline:
         for call, found in zip(calls, reply.found, strict=True):
             answer: Any = next(values) if found == FOUND else None
             if found == REFUSED:
-                answer = call.error("INVALID_ARGUMENT", next(reasons))
+                answer = call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {next(reasons)}")
             if call.state is State.OVER:
                 continue
             if found == ASK_AGAIN:
@@ -413,23 +470,42 @@ class Pipeline:
         """The message has come to nothing, or to nobody knows what."""
         live = [call for call in message.calls if call.state is not State.OVER]
         trouble = (_CODE_NAMES.get(reply.code, "UNKNOWN"), f"{connection.leader.address}: {reply.details}")
-        connection.is_ending = True
-        if reply.code == _INVALID:
-            if len(message.calls) <= 1:
-                for call in live:
-                    call.state = State.OVER
-                return [(call, call.error(*trouble)) for call in live]
-            self._max_calls = max(1, len(message.calls) // 2)
-        else:
-            self._trouble = trouble
-            self._pause = self._pause or Backoff(float("inf"), self._router.closed)
-            if reply.code == _ELSEWHERE:
+        if reply.code == _INVALID and len(message.calls) == 1:
+            connection.is_ending = connection.is_ending or message.is_write
+            for call in live:
+                call.state = State.OVER
+            return [(call, call.error(*trouble)) for call in live]
+        if reply.code == _INVALID and message.calls:
+            self._max_calls = len(message.calls) // 2
+        elif not connection.is_ending:  # what follows the first failure says nothing new
+            self._failed(*trouble)
+            if reply.code != _EXHAUSTED:
                 self._router.doubt(connection.leader)
-            elif reply.code != _EXHAUSTED:
-                for call in live:
-                    call.doubt = True
+        if reply.code not in _NOTHING_DONE:
+            for call in live:
+                call.doubt = True
+        connection.is_ending = True
         self._send_again(live)
         return []
+
+    def _settle_nonsense(self, connection: _Connection, message: _Message) -> Finished:
+        """The answer does not fit the request."""
+        text = f"{connection.leader.address}: the answer can't be understood: is the server of another version?"
+        self._failed("INTERNAL", text)
+        connection.is_ending = True
+        live = [call for call in message.calls if call.state is not State.OVER]
+        for call in live:
+            call.state, call.doubt = State.OVER, True
+        return [(call, call.error("INTERNAL", text)) for call in live]
+
+    def _failed(self, code: str, text: str) -> None:
+        """An attempt did; the next one has to wait."""
+        self._trouble = code, text
+        self._backoff = self._backoff or Backoff(float("inf"), self._router.closed)
+        self._not_before = time.monotonic() + self._backoff.next_seconds()
+
+    def _succeeded(self) -> None:
+        self._trouble = self._backoff = None
 
     def _send_again(self, calls: list[Call]) -> None:
         for call in calls:
@@ -439,15 +515,31 @@ class Pipeline:
         self._reads.extendleft(call for call in reversed(calls) if not call.is_write)
 
     def _ended(self, connection: _Connection, code: grpc.StatusCode, details: str) -> None:
+        finished: Finished = []
         with self._lock:
             if connection is not self._connection:
                 return
-            if code is not grpc.StatusCode.OK:
-                self._trouble = (code.name, f"{connection.leader.address}: {' '.join(details.split())}")
+            text = f"{connection.leader.address}: {' '.join(details.split())}"
+            self._failed(code.name if code is not grpc.StatusCode.OK else "UNAVAILABLE", text)
             self._router.doubt(connection.leader)
-            self._pause = self._pause or Backoff(float("inf"), self._router.closed)
-            self._leave(connection, is_refused=code is grpc.StatusCode.RESOURCE_EXHAUSTED)
-        self._wake_up()
+            is_refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not connection.is_answered
+            if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details and connection.under_way:
+                is_refused = False  # those before it may have been taken
+                finished = self._drop_largest(connection, text)
+            self._leave(connection, is_refused)
+        self._deliver(finished)
+
+    def _drop_largest(self, connection: _Connection, text: str) -> Finished:
+        """gRPC itself has refused a message for its size, and ended the stream."""
+        id, message = max(connection.under_way.items(), key=lambda item: item[1].size)
+        if len(message.calls) > 1:
+            self._max_bytes = message.size // 2
+            return []
+        del connection.under_way[id]
+        live = [call for call in message.calls if call.state is not State.OVER]
+        for call in live:
+            call.state = State.OVER
+        return [(call, call.error("INVALID_ARGUMENT", text)) for call in live]
 
     def _leave(self, connection: _Connection, is_refused: bool = False) -> None:
         """Have done with a stream; what has not been answered is to be sent again. With the lock."""
@@ -473,17 +565,22 @@ class Pipeline:
     def _watch(self) -> None:
         idle_since = time.monotonic()
         while not self._router.closed.is_set():
+            now = time.monotonic()
+            wait = min(_TICK_S, self._timeout / 4)
             if self._has_calls():
-                idle_since = time.monotonic()
-                if self._connection is None:
+                idle_since = now
+                self._expire(now)
+                connection = self._connection
+                if connection is not None:
+                    self._look_after(connection)
+                elif now >= self._not_before:
                     self._connect()
                 else:
-                    self._look_after(self._connection)
-                self._expire(time.monotonic())
-                self.flush()
+                    wait = min(wait, self._not_before - now)
+                self._push()
             self._is_asleep = time.monotonic() - idle_since > _STAY_AWAKE_S
             if not self._is_asleep or not self._has_calls():
-                self._wake.wait(None if self._is_asleep else min(_TICK_S, self._timeout / 4))
+                self._wake.wait(None if self._is_asleep else wait)
             self._wake.clear()
 
     def _has_calls(self) -> bool:
@@ -491,14 +588,16 @@ class Pipeline:
         return bool(self._writes or self._retries or self._reads or (connection is not None and connection.under_way))
 
     def _connect(self) -> None:
-        if self._pause is not None and not self._pause.pause():
-            return
         with self._lock:
-            deadline = min((call.deadline for call in self._all_calls(None)), default=0.0)
+            deadline = min((call.deadline for call in self._oldest_calls()), default=None)
+        if deadline is None:
+            return
+        # The call whose time ends next must not cut the search short for those behind it, again and again.
+        deadline = max(deadline, time.monotonic() + _SEARCH_S)
         try:
             leader = self._router.leader(deadline)
-        except NotApplied as error:
-            self._trouble = (error.code, str(error))
+        except NotApplied:
+            self._trouble = None  # the router's words are fresher
             self._expire(deadline)
             return
         connection = _Connection(leader)
@@ -518,21 +617,27 @@ class Pipeline:
             is_current = self._connection is connection
         if not is_current:
             stream.cancel()
-        self.flush()
 
     def _look_after(self, connection: _Connection) -> None:
         """If an answer takes long: somebody else may lead by now."""
         with self._lock:
             oldest = next(iter(connection.under_way.values()), None)
+            deadline = min((call.deadline for call in self._oldest_calls()), default=0.0)
         now = time.monotonic()
         if oldest is None or now - oldest.sent_at < _SLOW_S:
             return
         patience = min(max(FIRST_ROUND_S, (now - oldest.sent_at) / 3), LONGEST_ROUND_S)
-        if self._router.superseded(connection.leader, now + patience):
-            with self._lock:
-                if connection is self._connection:
-                    self._trouble = ("ABORTED", f"{connection.leader.address}: no answer, and another member leads now")
-                    self._leave(connection)
+        until = min(now + patience, max(deadline, now + FIRST_ROUND_S))
+        if self._router.superseded(connection.leader, until):
+            trouble = ("ABORTED", f"{connection.leader.address}: no answer, and another member leads now")
+        elif now - oldest.sent_at > self._timeout:
+            trouble = ("DEADLINE_EXCEEDED", f"{connection.leader.address}: no answer in time")
+        else:
+            return
+        with self._lock:
+            if connection is self._connection:
+                self._trouble = trouble
+                self._leave(connection)
 
     def _expire(self, until: float) -> None:
         """Fail the calls whose deadline is not after `until`."""
@@ -548,18 +653,29 @@ class Pipeline:
 
     def _give_up(self, call: Call) -> Error:
         """With the lock."""
-        code, text = self._trouble
-        if call.state is State.FLYING and self._connection is not None:
-            code, text = "DEADLINE_EXCEEDED", f"{self._connection.leader.address}: no answer in time"
-            call.doubt = True
+        connection = self._connection
+        if connection is not None and (call.state is State.FLYING or self._trouble is None):
+            code, text = "DEADLINE_EXCEEDED", f"{connection.leader.address}: no answer in time"
+        elif self._trouble is not None:
+            code, text = self._trouble
+        else:
+            no_leader = self._router.no_leader()
+            code, text = no_leader.code, str(no_leader)
+        if connection is not None:
+            connection.is_full = False
+        call.doubt = call.doubt or call.state is State.FLYING
         call.state = State.OVER
         return call.error(code, f"{text} (gave up after {self._timeout:g} s)")
 
     def _oldest_calls(self) -> Iterable[Call]:
-        """The first of each queue and message: those behind it were submitted later."""
-        under_way = self._connection.under_way.values() if self._connection is not None else ()
-        queues = (self._retries, self._writes, self._reads, *(message.calls for message in under_way))
-        return (queue[0] for queue in queues if queue)
+        """The first of each queue and message that is not over: those behind it were submitted later."""
+        for queue in (self._retries, self._writes, self._reads):
+            while queue and queue[0].state is State.OVER:
+                queue.popleft()
+            if queue:
+                yield queue[0]
+        for message in self._connection.under_way.values() if self._connection is not None else ():
+            yield from islice((call for call in message.calls if call.state is not State.OVER), 1)
 
     def _all_calls(self, connection: _Connection | None) -> Iterable[Call]:
         under_way = connection.under_way.values() if connection is not None else ()
@@ -580,13 +696,31 @@ class Pipeline:
             return goodbye.done
 
 
+def _is_sound(message: _Message, reply: ClientReply) -> bool:
+    """Whether a successful answer fits the message."""
+    if not message.calls:
+        return bool(reply.session)
+    if message.is_write:
+        is_right = len(reply.statuses) == len(message.calls) and _STATUSES.issuperset(reply.statuses)
+        return is_right and reply.statuses.count(REFUSED) == len(reply.refused)
+    if message.calls[0].code == KEYS:
+        return True
+    found = reply.found
+    is_right = len(found) == len(message.calls) and _FOUND.issuperset(found)
+    return is_right and (found.count(FOUND), found.count(REFUSED)) == (len(reply.values), len(reply.refused))
+
+
+_STATUSES: Final = frozenset([*Status, REFUSED])
+_FOUND: Final = frozenset([MISSING, FOUND, ASK_AGAIN, REFUSED])
+
+
 class _Goodbye(Call):
     """Closes the session. If it does not arrive, the session expires."""
 
     __slots__ = ("done",)
 
     def __init__(self, session: int, sequence: int) -> None:
-        super().__init__(Code.CLOSE_SESSION, b"", b"", b"", float("inf"))
+        super().__init__(Code.CLOSE_SESSION, b"", b"", b"", time.monotonic() + _CLOSE_S)
         self.session, self.sequence = session, sequence
         self.done = threading.Event()
 

@@ -76,9 +76,13 @@ class Backoff:
         if remaining < _SHORTEST_ATTEMPT_S:
             return False
         # Of little time left half is kept for the attempt itself.
-        seconds = min(self._seconds * random.uniform(0.5, 1.0), remaining / 2)
+        return not self._stop.wait(min(self.next_seconds(), remaining / 2))
+
+    def next_seconds(self) -> float:
+        """How long the next pause is, for those who see to it themselves."""
+        seconds = self._seconds * random.uniform(0.5, 1.0)
         self._seconds = min(self._seconds * 1.5, 0.5)
-        return not self._stop.wait(seconds)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Router:
         if leader is not None:
             return leader
         if not self._looking.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self._no_leader()
+            raise self.no_leader()
         try:
             return self._trusted() or self._look_for_leader(deadline)
         finally:
@@ -223,9 +227,10 @@ class Router:
                 return leader
             # Members just heard of are asked at once.
             if len(self._members) == known and not backoff.pause():
-                raise self._no_leader()
+                raise self.no_leader()
 
-    def _no_leader(self) -> NotApplied:
+    def no_leader(self) -> NotApplied:
+        """What is to be said when no leader has been found."""
         if self.closed.is_set():
             return NotApplied("the client is closed", "CANCELLED")
         known = len(self._members)

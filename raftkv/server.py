@@ -266,13 +266,17 @@ class Server:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             answers = Answers(context, lambda: None) if Answers.are_possible(context) else None
             is_known = False
+
+            def send(reply: wire.AppendEntriesReply) -> None:
+                assert answers is not None
+                answers.send(reply.SerializeToString())
+
             with self._refusing(context, wire.AppendEntriesRequest):
                 for data in requests:
                     request = wire.AppendEntriesRequest.FromString(data)
                     if answers is not None:
                         # Answered before it is applied, and taken together with the next one if that comes meanwhile.
-                        send = answers.send
-                        service.begin_append(request, context, lambda reply: send(reply.SerializeToString()))
+                        service.begin_append(request, context, send)
                     else:
                         yield service.append_entries(request, context).SerializeToString()
                     if not is_known and context.is_active():

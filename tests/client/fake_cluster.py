@@ -2,46 +2,76 @@
 
 Real gRPC servers on real ports, with one real state machine behind all of them in place of consensus: what the leader
 takes is applied at once. So "applied exactly once" can be read off the state machine, and the test decides who leads,
-who is down or stopped, and what becomes of each call. `next_calls` scripts the coming ServeClient calls, whichever
-member they reach; when the script is used up the members do as they should:
+who is down or stopped, and what becomes of each request. `next_calls` scripts the coming requests of clients' streams,
+whichever member they reach; when the script is used up the members do as they should:
 
     answer            as it should
-    lose_reply        carry the request out, and answer UNAVAILABLE
-    lose_request      answer UNAVAILABLE, having done nothing
+    lose_reply        carry the request out, and end the stream with UNAVAILABLE
+    lose_request      end the stream with UNAVAILABLE, having done nothing
     hang              carry the request out, and never answer
     hang_undone       never answer, having done nothing
     refuse(code)      answer a gRPC status, having done nothing
+    doubtful          carry the request out, and answer UNAVAILABLE: the stream goes on
+
+As at a real server, a stream takes no further write once one has been refused. What hangs holds up nobody else.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NoReturn
 
 import grpc
 
+from raftkv.client_stream import _results, _values, _without
 from raftkv.kv import StateMachine, keys_with_prefix
-from raftkv.operations import Batch, decode_batch
+from raftkv.operations import Batch, SizeLimits, decode_batch, find_refused
 from raftkv.raft.types import EntryKind
-from raftkv.wire.raft_pb2 import (
-    Member,
-    OperationResult,
-    ServeClientReply,
-    ServeClientRequest,
-    StatusReply,
-    StatusRequest,
-)
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest, Member, StatusReply, StatusRequest
 from raftkv.wire.raft_pb2_grpc import RaftNodeServicer, add_RaftNodeServicer_to_server
 from tests.kv.driving import SETTINGS, Driver
 from tests.support.processes import free_port
 
 Context = Any
-Step = Callable[["FakeMember", ServeClientRequest, Context], ServeClientReply]
+Step = Callable[["FakeMember", ClientRequest, "FakeStream"], ClientReply | None]
+"""The answer to a request; None: none, or none yet."""
+
+_MAX_MESSAGE_BYTES = 8 << 20
+
+
+class FakeStream:
+    """A client's stream at a member."""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+        """A write has been refused; no more is taken."""
+        self.ended = threading.Event()
+        self._out: SimpleQueue[ClientReply | tuple[grpc.StatusCode, str] | None] = SimpleQueue()
+
+    def answer(self, reply: ClientReply) -> None:
+        self._out.put(reply)
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """Take no more, and give the stream this status once everything has been sent."""
+        self.ended.set()
+        self._out.put((code, details))
+
+    def close(self) -> None:
+        self.ended.set()
+        self._out.put(None)
+
+    def replies(self, context: Context) -> Iterator[ClientReply]:
+        while (item := self._out.get()) is not None:
+            if isinstance(item, ClientReply):
+                yield item
+            else:
+                context.abort(*item)
 
 
 class FakeMember(RaftNodeServicer):
@@ -54,12 +84,14 @@ class FakeMember(RaftNodeServicer):
         self.resumed = threading.Event()
         self.resumed.set()
         self.calls = 0
-        """ServeClient calls that have arrived."""
+        """Requests of clients' streams that have arrived."""
+        self.streams = 0
+        """Of clients, that have been opened."""
         self.status_calls = 0
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
-        options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 << 20))
+        options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES))
         self._server = grpc.server(ThreadPoolExecutor(64), options=options)
         add_RaftNodeServicer_to_server(self, self._server)
         assert self._server.add_insecure_port(self.address)
@@ -80,12 +112,37 @@ class FakeMember(RaftNodeServicer):
     def AppendEntries(self, request: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = AppendEntries
+    RequestVote = AppendEntriesStream = ServeClient = AppendEntries
 
-    def ServeClient(self, request: ServeClientRequest, context: Context) -> ServeClientReply:  # noqa: N802
-        self.resumed.wait()
-        self.calls += 1
-        return self.cluster.next_step()(self, request, context)
+    def ServeClientStream(  # noqa: N802
+        self, requests: Iterator[ClientRequest], context: Context
+    ) -> Iterator[ClientReply]:
+        stream = FakeStream()
+        self.streams += 1
+        context.add_callback(stream.close)
+        threading.Thread(target=self._read, args=(requests, stream), daemon=True).start()
+        yield from stream.replies(context)
+
+    def _read(self, requests: Iterator[ClientRequest], stream: FakeStream) -> None:
+        try:
+            for request in requests:
+                self.resumed.wait()
+                if stream.ended.is_set():
+                    return
+                self.calls += 1
+                reply = self._take(request, stream)
+                if reply is not None:
+                    stream.answer(reply)
+            stream.close()
+        except grpc.RpcError:
+            stream.close()  # the client has gone
+
+    def _take(self, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        if request.batch and stream.is_broken:
+            return refusal(request, grpc.StatusCode.FAILED_PRECONDITION, "an earlier write was not carried out")
+        reply = self.cluster.next_step()(self, request, stream)
+        stream.is_broken = stream.is_broken or bool(request.batch and reply is not None and reply.code)
+        return reply
 
     def Status(self, request: StatusRequest, context: Context) -> StatusReply:  # noqa: N802
         self.resumed.wait()
@@ -106,6 +163,11 @@ class FakeCluster:
     size: int = 3
     driver: Driver = field(default_factory=lambda: Driver(replace(SETTINGS, max_unanswered=1000)))
     """The log and the state machine of them all."""
+    limits: SizeLimits = field(
+        default_factory=lambda: SizeLimits(max_key_bytes=1024, max_value_bytes=_MAX_MESSAGE_BYTES)
+    )
+    max_operations: int = 10_000
+    """Of a batch, and keys of a read."""
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -186,67 +248,86 @@ class FakeCluster:
             serving=leads,
         )
 
-    def carry_out(self, member: FakeMember, request: ServeClientRequest) -> ServeClientReply:
+    def carry_out(self, member: FakeMember, request: ClientRequest) -> ClientReply:
         """What the member should do with a request."""
         with self.lock:
             if member.id != self.leader_id:
-                return ServeClientReply(success=False, leader_id=self.leader_id if self.hint else 0)
-            if request.HasField("get"):
-                value = self.machine.get(request.get)
-                return ServeClientReply(success=True, values=[] if value is None else [value])
+                return refusal(request, grpc.StatusCode.FAILED_PRECONDITION, "does not lead any more")
             if request.HasField("keys"):
-                return ServeClientReply(success=True, values=keys_with_prefix(self.machine.all_keys(), request.keys))
-            self.arrived.append(Arrived(member.id, decode_batch(request.batch)))
-            results = self.driver.apply(EntryKind.BATCH, request.batch)
-            return ServeClientReply(
-                success=True, results=[OperationResult(status=r.status, value=r.value) for r in results]
-            )
+                return ClientReply(id=request.id, values=keys_with_prefix(self.machine.all_keys(), request.keys))
+            if request.batch:
+                return self._write(member, request)
+            if len(request.get) > self.max_operations:
+                return refusal(request, grpc.StatusCode.INVALID_ARGUMENT, f"{len(request.get)} keys are too many")
+            most = self.limits.max_key_bytes
+            refused = {i: f"the key has {len(k)} bytes" for i, k in enumerate(request.get) if not 0 < len(k) <= most}
+            values = [self.machine.get(key) for key in request.get]
+            return _values(request.id, len(values), values, refused)
+
+    def _write(self, member: FakeMember, request: ClientRequest) -> ClientReply:
+        count, refused = find_refused(request.batch, self.limits)
+        if count > self.max_operations:
+            return refusal(request, grpc.StatusCode.INVALID_ARGUMENT, f"{count} operations are too many")
+        self.arrived.append(Arrived(member.id, decode_batch(request.batch)))
+        batch = _without(request.batch, refused) if refused else request.batch
+        results = self.driver.apply(EntryKind.BATCH, batch) if batch else []
+        return _results(request.id, results, refused)
 
 
-# ---- what can become of a call ---------------------------------------------------------------------------------------
+# ---- what can become of a request ------------------------------------------------------------------------------------
 
 
-def answer(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
+def refusal(request: ClientRequest, code: grpc.StatusCode, details: str) -> ClientReply:
+    return ClientReply(id=request.id, code=code.value[0], details=details)
+
+
+def answer(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
     return member.cluster.carry_out(member, request)
 
 
-def lose_reply(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-    answer(member, request, context)
-    return lose_request(member, request, context)
+def lose_reply(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    answer(member, request, stream)
+    return lose_request(member, request, stream)
 
 
-def lose_request(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-    context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by the test")
-    raise AssertionError
+def lose_request(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    stream.end(grpc.StatusCode.UNAVAILABLE, "connection reset by the test")
+    return None
 
 
-def hang(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-    answer(member, request, context)
-    return hang_undone(member, request, context)
+def doubtful(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    answer(member, request, stream)
+    return refusal(request, grpc.StatusCode.UNAVAILABLE, "nobody knows")
 
 
-def hang_undone(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-    given_up = threading.Event()
-    context.add_callback(given_up.set)
-    while not member.cluster.released.is_set() and not given_up.wait(0.05):
-        pass
-    return ServeClientReply()
+def hang(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    answer(member, request, stream)
+    return None
+
+
+def hang_undone(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    return None
 
 
 def refuse(code: grpc.StatusCode, details: str = "refused by the test") -> Step:
-    def step(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-        context.abort(code, details)
-        raise AssertionError
+    def step(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        return refusal(request, code, details)
 
     return step
 
 
 def wait_for(event: threading.Event) -> Step:
-    """Carry the request out once the event is set."""
+    """Carry the request out once the event is set; those behind it do not wait."""
 
-    def step(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-        assert event.wait(30)
-        return answer(member, request, context)
+    def step(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        def later() -> None:
+            assert event.wait(30)
+            reply = answer(member, request, stream)
+            if reply is not None:
+                stream.answer(reply)
+
+        threading.Thread(target=later, daemon=True).start()
+        return None
 
     return step
 
@@ -254,8 +335,8 @@ def wait_for(event: threading.Event) -> Step:
 def then(first: Callable[[], object], step: Step) -> Step:
     """Do something to the cluster, then take the step."""
 
-    def steps(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
+    def steps(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
         first()
-        return step(member, request, context)
+        return step(member, request, stream)
 
     return steps

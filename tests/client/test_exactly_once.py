@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from raftkv.client import Client, Error, NotApplied, OutcomeUnknown, _Session
-from raftkv.operations import Code, Operation, decode_batch
-from raftkv.wire.raft_pb2 import ServeClientReply, ServeClientRequest
+from raftkv.client import Client, Error, NotApplied, OutcomeUnknown
+from raftkv.operations import Code
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
-    Context,
     FakeCluster,
     FakeMember,
+    FakeStream,
     Step,
     answer,
+    doubtful,
     hang,
     hang_undone,
     lose_reply,
@@ -64,7 +65,7 @@ def test_a_reply_lost_and_a_new_leader_apply_the_write_once(cluster: FakeCluster
     assert first == retry
 
 
-@pytest.mark.parametrize("step", [lose_reply, lose_request, hang, hang_undone])
+@pytest.mark.parametrize("step", [lose_reply, lose_request, doubtful, hang, hang_undone])
 def test_whatever_becomes_of_the_first_attempt_the_write_is_applied_once(
     cluster: FakeCluster, client: Client, step: Step
 ) -> None:
@@ -96,7 +97,7 @@ def test_a_lost_reply_to_the_opening_of_a_session_does_no_harm(cluster: FakeClus
 @pytest.mark.parametrize("seed", range(5))
 def test_random_faults_never_apply_a_write_twice(cluster: FakeCluster, seed: int) -> None:
     rng = random.Random(seed)
-    faults = [answer, answer, lose_reply, lose_request, refuse(grpc.StatusCode.RESOURCE_EXHAUSTED)]
+    faults = [answer, answer, lose_reply, lose_request, doubtful, refuse(grpc.StatusCode.RESOURCE_EXHAUSTED)]
     cluster.next_calls(*(rng.choice(faults) for _ in range(300)))
     with Client(cluster.addresses, timeout=30) as client:
 
@@ -163,23 +164,6 @@ def test_a_write_that_was_given_up_is_refused_when_it_arrives_after_a_later_one(
     assert version(cluster) == 2
 
 
-def test_numbers_in_use_are_those_taken_and_not_settled() -> None:
-    session = _Session(7)
-    marks: list[int] = []
-
-    def mark() -> int:
-        batch = decode_batch(session.batch(Operation(Code.SET, b"k"), 9))
-        assert (batch.session, batch.operations[0].sequence) == (7, 9)
-        return batch.lowest_unanswered
-
-    assert mark() == 1
-    assert [session.take(), session.take(), session.take()] == [1, 2, 3]
-    for settled in (2, 1, 3):
-        marks.append(mark())
-        session.settle(settled)
-    assert [*marks, mark()] == [1, 1, 3, 4]
-
-
 def test_a_full_session_makes_a_write_wait_for_those_before_it() -> None:
     """The session keeps four answers (driving.py): while one call is stuck, the others can't go on for ever."""
     assert SETTINGS.max_unanswered == 4
@@ -191,8 +175,8 @@ def test_a_full_session_makes_a_write_wait_for_those_before_it() -> None:
             slow = pool.submit(client.set, "slow", "")
             wait_until(lambda: not cluster._script, "the slow write has arrived")
             others = pool.submit(lambda: [client.set_if_absent(f"other{i}", "") for i in range(8)])
-            wait_until(lambda: len(writes(cluster)) > 8, "a write is refused, and tried again")
-            assert 3 <= len(cluster.machine) <= 5
+            wait_until(lambda: len(writes(cluster)) > 4, "a write is refused")
+            assert len(cluster.machine) == 4
             release.set()
             slow.result()
             others.result()
@@ -241,7 +225,7 @@ def test_a_session_expired_for_many_threads_is_opened_anew_once(cluster: FakeClu
     assert codes(cluster).count(Code.OPEN_SESSION) == opened + 1
 
 
-@pytest.mark.parametrize("step", [lose_reply, lose_request])
+@pytest.mark.parametrize("step", [lose_reply, lose_request, doubtful])
 def test_a_session_that_expires_between_two_attempts_leaves_the_outcome_unknown(
     cluster: FakeCluster, client: Client, step: Step
 ) -> None:
@@ -252,7 +236,7 @@ def test_a_session_that_expires_between_two_attempts_leaves_the_outcome_unknown(
     with pytest.raises(OutcomeUnknown, match="the session has expired; the write may have been applied") as caught:
         client.set("key", "1")
     assert caught.value.code == "ABORTED"
-    assert version(cluster) == before + (step is lose_reply)
+    assert version(cluster) == before + (step is not lose_request)
     client.set("key", "2")  # and the client goes on, in a new session
 
 
@@ -322,12 +306,11 @@ def test_an_overloaded_server_is_tried_again_and_then_definite(cluster: FakeClus
         client.set("key", "2")
 
 
-def test_a_precondition_that_fails_is_definite_and_not_tried_again(cluster: FakeCluster) -> None:
-    error = failure_of_a_write(cluster, refuse(grpc.StatusCode.FAILED_PRECONDITION, "not now"))
+def test_a_member_that_says_that_it_does_not_lead_has_done_nothing(cluster: FakeCluster) -> None:
+    error = failure_of_a_write(cluster, *[refuse(grpc.StatusCode.FAILED_PRECONDITION, "not the leader")] * 100)
     assert isinstance(error, NotApplied)
     assert not isinstance(error, ValueError)
-    assert error.code == "FAILED_PRECONDITION"
-    assert "not now" in str(error)
+    assert error.code in ("FAILED_PRECONDITION", "DEADLINE_EXCEEDED")
 
 
 @pytest.mark.parametrize(
@@ -383,9 +366,10 @@ def test_a_read_is_tried_again(cluster: FakeCluster, client: Client) -> None:
 
 
 def test_an_answer_that_can_not_be_understood_is_unknown(cluster: FakeCluster) -> None:
-    def strange(member: FakeMember, request: ServeClientRequest, context: Context) -> ServeClientReply:
-        reply = answer(member, request, context)
-        reply.results[0].status = 99
+    def strange(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        reply = answer(member, request, stream)
+        assert reply is not None
+        reply.statuses = b"\x63"
         return reply
 
     error = failure_of_a_write(cluster, strange)
@@ -394,7 +378,7 @@ def test_an_answer_that_can_not_be_understood_is_unknown(cluster: FakeCluster) -
 
 
 def test_threads_that_give_up_do_not_disturb_the_others(cluster: FakeCluster) -> None:
-    """Some calls hang for ever while others go on, from sixteen threads at once."""
+    """Some requests hang for ever; the calls in them, and those that wait behind them, end in time."""
     with Client(cluster.addresses, timeout=1) as client:
         client.set("key", "0")
         cluster.next_calls(*[hang_undone] * 3)
@@ -411,4 +395,6 @@ def test_threads_that_give_up_do_not_disturb_the_others(cluster: FakeCluster) ->
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(16)))
-    assert outcomes.count("unknown") == 3
+        client.set("after", "")
+    assert outcomes.count("unknown") >= 3
+    assert set(outcomes) <= {"unknown", "done", "DEADLINE_EXCEEDED"}

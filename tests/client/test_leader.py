@@ -5,14 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import grpc
 import pytest
 
 from raftkv.client import Client, NotApplied
-from raftkv.wire.raft_pb2 import ServeClientReply, ServeClientRequest
-from tests.client.fake_cluster import FakeCluster, FakeMember, hang_undone, lose_request, refuse, then, wait_for
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
+from tests.client.fake_cluster import (
+    FakeCluster,
+    FakeMember,
+    FakeStream,
+    hang_undone,
+    lose_request,
+    refuse,
+    then,
+    wait_for,
+)
 from tests.support.processes import free_addresses, wait_until
 
 QUICK = 3.0
@@ -117,20 +125,20 @@ def test_a_leader_that_hangs_is_left_when_another_is_elected(cluster: FakeCluste
 def test_a_call_is_cancelled_when_its_leader_is_left(cluster: FakeCluster, client: Client) -> None:
     """Or the old leader would hold it, and a place among those that wait, until its time is over."""
     client.set("key", "1")
-    cancelled = threading.Event()
+    left: list[FakeStream] = []
 
-    def hang_until_cancelled(member: FakeMember, request: ServeClientRequest, context: Any) -> ServeClientReply:
-        context.add_callback(cancelled.set)
-        return hang_undone(member, request, context)
+    def hang_and_tell(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        left.append(stream)
+        return None
 
-    cluster.next_calls(hang_until_cancelled)
+    cluster.next_calls(hang_and_tell)
     writer = threading.Thread(target=client.set, args=("key", "2"))
     writer.start()
     asked = cluster.members[2].status_calls
     wait_until(lambda: cluster.members[2].status_calls > asked, "the client asks the others")
     cluster.elect(2)
     writer.join()
-    assert cancelled.wait(QUICK)
+    assert left[0].ended.wait(QUICK)
 
 
 def test_a_leader_that_is_slow_is_not_left(cluster: FakeCluster, client: Client) -> None:

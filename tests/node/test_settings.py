@@ -30,6 +30,7 @@ SET = NodeConfig(
     peer_timeout=2.5,
     peer_backoff=1.25,
     max_waiting_calls=107,
+    max_client_streams=108,
     max_waiting_bytes=100_008,
     call_timeout=9.5,
     client_threads=10,
