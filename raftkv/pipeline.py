@@ -204,7 +204,7 @@ class Pipeline:
             raise call.error("CANCELLED", "the client is closed")
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room. Never waits: whoever has the lock looks once more when it lets go."""
+        """Send what waits, as far as there is room. Never waits: who has the lock looks once more when it lets go."""
         self._push()
         if self._connection is None or self._is_asleep:
             self._wake_up()

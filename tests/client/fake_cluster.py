@@ -112,7 +112,10 @@ class FakeMember(RaftNodeServicer):
     def AppendEntries(self, request: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = AppendEntriesStream = ServeClient = AppendEntries
+    def AppendEntriesStream(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
+        raise NotImplementedError
+
+    RequestVote = ServeClient = AppendEntries
 
     def ServeClientStream(  # noqa: N802
         self, requests: Iterator[ClientRequest], context: Context
