@@ -54,6 +54,8 @@ MAX_UNANSWERED: Final = 1000
 MAX_WAITING: Final = 100_000
 """Calls in the client. One more is refused at once: back-pressure, where growth would only hide the overload."""
 
+_LATE_S: Final = 0.02
+"""What waits behind a message that takes longer than this does not wait for it any more, however small it is."""
 _SLOW_S: Final = 0.3
 """An answer that takes longer makes the client ask whether another member leads."""
 _TICK_S: Final = 0.05
@@ -122,6 +124,8 @@ class _Connection:
         """By id; in the order of sending."""
         self.counts = {True: 0, False: 0}
         """How many of them are writes, and reads."""
+        self.sent_at = {True: 0.0, False: 0.0}
+        """When the last one of each kind was."""
         self.is_ending = False
         """Nothing more is sent: the stream is left as soon as all is answered."""
         self.is_full = False
@@ -140,6 +144,7 @@ class _Connection:
         self.last_id = request.id = self.last_id + 1
         self.under_way[request.id] = message
         self.counts[message.is_write] += 1
+        self.sent_at[message.is_write] = message.sent_at
         self.stream.send(request.SerializeToString())
 
     def answered(self, id: int) -> _Message | None:
@@ -266,14 +271,17 @@ class Pipeline:
             return False
         waiting = len(self._retries) + len(self._writes)
         return self._can_send_reads(connection) or (
-            waiting > 0 and not connection.is_full and self._has_room(connection.counts[True], waiting)
+            waiting > 0 and not connection.is_full and self._has_room(connection, True, waiting)
         )
 
     def _can_send_reads(self, connection: _Connection) -> bool:
-        return bool(self._reads) and self._has_room(connection.counts[False], len(self._reads))
+        return bool(self._reads) and self._has_room(connection, False, len(self._reads))
 
-    def _has_room(self, under_way: int, waiting: int) -> bool:
-        return not under_way or (under_way < MAX_MESSAGES and waiting >= MIN_CALLS)
+    def _has_room(self, connection: _Connection, is_write: bool, waiting: int) -> bool:
+        under_way = connection.counts[is_write]
+        if not under_way or under_way >= MAX_MESSAGES:
+            return not under_way
+        return waiting >= MIN_CALLS or time.monotonic() - connection.sent_at[is_write] > _LATE_S
 
     def _send_what_waits(self) -> None:
         while self._can_send():

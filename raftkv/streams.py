@@ -156,35 +156,53 @@ def _choose_transfer(call: Any, requests: SimpleQueue[bytes | None], sent: Calla
 
 class _Direct:
     """Starts gRPC's operations from whatever thread has a message. A function that is handed to gRPC with an operation
-    is called when that is done, and returns whether the whole call is."""
+    is called when that is done, and returns whether the whole call is: whether none is under way any more, of gRPC's
+    own (`due`) or ours. gRPC's thread ends with the last call, and whatever were left then would never be done, which
+    is what closing the channel waits for."""
 
     def __init__(self, call: Any, sent: Callable[[], None]) -> None:
         self._operate = call._call.operate
+        self._state = call._state
         self._sent = sent
 
     @staticmethod
     def is_possible(call: Any) -> bool:
         operations = ("SendMessageOperation", "ReceiveMessageOperation")
-        return hasattr(getattr(call, "_call", None), "operate") and all(hasattr(cygrpc, name) for name in operations)
+        return (
+            hasattr(getattr(call, "_call", None), "operate")
+            and hasattr(getattr(call, "_state", None), "due")
+            and all(hasattr(cygrpc, name) for name in operations)
+        )
 
     def send(self, data: bytes) -> None:
-        def done(event: Any) -> bool:
+        def done(event: Any) -> None:
             if event.success:
                 self._sent()
-            return False
 
-        self._operate((cygrpc.SendMessageOperation(data, 0),), done)
+        self._begin(cygrpc.SendMessageOperation(data, 0), done)
 
     def receive(self, received: Callable[[bytes], None]) -> None:
-        def done(event: Any) -> bool:
+        def done(event: Any) -> None:
             data = event.batch_operations[0].message()
             if data is not None:
                 received(data)
-                self._operate(operation, done)
-            return False
+                self._begin(operation, done)
 
-        operation = (cygrpc.ReceiveMessageOperation(0),)
-        self._operate(operation, done)
+        operation = cygrpc.ReceiveMessageOperation(0)
+        self._begin(operation, done)
+
+    def _begin(self, operation: Any, done: Callable[[Any], None]) -> None:
+        state, token = self._state, object()
+
+        def finished(event: Any) -> bool:
+            done(event)
+            with state.condition:
+                state.due.discard(token)
+                return not state.due
+
+        with state.condition:
+            if self._operate((operation,), finished):
+                state.due.add(token)
 
 
 class _Promised:

@@ -214,10 +214,11 @@ def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
     with peer_at(bench.address, hold) as peer:
         for request in (BULK, BULK, HEARTBEAT):
             bench.sender.send(request)
-        wait_until(lambda: len(peer.requests) == 3, "all are on their way")
+        wait_until(lambda: len(peer.requests) == 2, "the heartbeat, and the first on the stream, have arrived")
+        assert bench.sender._in_flight == {True: 2, False: 1}
+        held.set()
         peer.server.stop(None).wait()
         wait_until(lambda: bench.sender._in_flight == NONE, "all have failed")
-        held.set()
     assert bench.failures == [2]
 
 
@@ -232,12 +233,13 @@ def test_bulk_beyond_the_limit_is_dropped_and_heartbeats_still_pass(bench: Bench
     with peer_at(bench.address, hold_bulk) as peer:
         for _ in range(5):
             bench.sender.send(BULK)
-        wait_until(lambda: len(peer.requests) == 2, "what there is room for")
+        wait_until(lambda: peer.requests, "the first of those that there is room for")
         assert bench.failures == [2] * 3, "the leader would wait for the answers to what was dropped"
         bench.send_until_answered()
         bench.sender.send(VOTE)
         wait_until(lambda: any(isinstance(reply, RequestVoteReply) for reply in bench.replies), "the vote")
-        assert sum(bool(request.entries) for request in peer.requests) == 2
+        assert sum(bool(request.entries) for request in peer.requests) == 1, "the peer takes them in order"
+        assert bench.sender._in_flight[True] == 2
         held.set()
         wait_until(lambda: bench.sender._in_flight == NONE, "all are answered")
         bench.sender.send(BULK)

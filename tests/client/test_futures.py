@@ -1,0 +1,162 @@
+"""Calls that give a future, and what goes out together."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import pytest
+
+import raftkv.pipeline
+from raftkv.client import Client, NotApplied, OutcomeUnknown
+from raftkv.operations import Code
+from tests.client.fake_cluster import FakeCluster, hang_undone, wait_for
+from tests.support.processes import wait_until
+
+LONG = 20.0
+"""Seconds; nothing here takes so long."""
+
+
+def test_each_kind_of_call_has_its_result_in_the_future(client: Client) -> None:
+    assert client.set_async("key", "old").result(LONG) is None
+    assert client.get_async("key").result(LONG) == b"old"
+    assert client.get_async("missing").result(LONG) is None
+    assert client.set_if_absent_async("key", "other").result(LONG) is False
+    assert client.compare_and_set_async("key", "old", "new").result(LONG) is True
+    assert client.keys_async("k").result(LONG) == [b"key"]
+    assert client.delete_async("key").result(LONG) is True
+    assert client.delete_async("key").result(LONG) is False
+
+
+def test_futures_go_out_together_and_in_order(cluster: FakeCluster, client: Client) -> None:
+    client.set("first", "")
+    release = threading.Event()
+    cluster.next_calls(wait_for(release), wait_for(release))
+    held = [client.set_async("a", ""), client.set_async("b", "")]
+    futures = [client.set_async("key", str(i)) for i in range(500)]
+    requests = cluster.leader.calls
+    release.set()
+    wait([*held, *futures], LONG)
+    assert cluster.leader.calls - requests < 20
+    assert client.get("key") == b"499"
+    assert [int(op.value) for a in cluster.arrived for op in a.batch.operations if op.key == b"key"] == [*range(500)]
+
+
+def test_one_refused_key_among_many_fails_alone(cluster: FakeCluster, client: Client) -> None:
+    client.set("first", "")
+    release = threading.Event()
+    cluster.next_calls(wait_for(release), wait_for(release))
+    held = [client.set_async("a", ""), client.set_async("b", "")]
+    too_long = "k" * 2000
+    writes = [client.set_async(too_long if i == 7 else f"key{i}", "") for i in range(20)]
+    release.set()
+    wait([*held, *writes], LONG)
+    reads = [client.get_async(too_long if i == 7 else f"key{i}") for i in range(20)]
+    for futures, nothing_done in ((writes, "the write was not applied"), (reads, "nothing was read")):
+        with pytest.raises(ValueError, match=nothing_done) as caught:
+            futures[7].result(LONG)
+        assert isinstance(caught.value, NotApplied)
+        assert caught.value.code == "INVALID_ARGUMENT"
+        assert all(future.exception(LONG) is None for i, future in enumerate(futures) if i != 7)
+
+
+def test_a_future_cancelled_before_it_is_sent_is_never_applied(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    with Client(cluster.addresses) as client:
+        futures = [client.set_async(f"key{i}", "") for i in range(3)]
+        assert futures[0].cancel()
+        assert futures[0].cancel()
+        assert futures[0].cancelled()
+        cluster.elect(1)
+        wait(futures[1:], LONG)
+        assert client.keys() == [b"key1", b"key2"]
+
+
+def test_a_future_that_has_been_sent_can_not_be_cancelled(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "")
+    release = threading.Event()
+    cluster.next_calls(wait_for(release))
+    future = client.set_async("key", "1")
+    assert not future.cancel()
+    release.set()
+    assert future.result(LONG) is None
+    assert not future.cancel()
+
+
+def test_a_callback_may_make_further_calls_but_not_wait_for_one(client: Client) -> None:
+    further: list[Future[None]] = []
+    errors: list[BaseException] = []
+    called = threading.Event()
+
+    def callback(_: Future[None]) -> None:
+        further.append(client.set_async("key", "2"))
+        try:
+            client.get("key")
+        except NotApplied as error:
+            errors.append(error)
+        called.set()
+
+    release = threading.Event()
+    client.set("other", "")
+    future = client.set_async("key", "1")
+    future.add_done_callback(callback)
+    assert called.wait(LONG)
+    assert further[0].result(LONG) is None
+    assert client.get("key") == b"2"
+    if errors:  # else the future was done before the callback was added, and this thread ran it
+        assert "must not wait" in str(errors[0])
+    release.set()
+
+
+def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: FakeCluster) -> None:
+    with Client(cluster.addresses, timeout=1) as client:
+        client.set("key", "")
+        cluster.next_calls(*[hang_undone] * 100)
+        start = time.monotonic()
+        writes = [client.set_async("key", str(i)) for i in range(10)]
+        read = client.get_async("key")
+        assert not wait([*writes, read], 2.5).not_done
+        assert time.monotonic() - start < 2.5
+        assert isinstance(writes[0].exception(), OutcomeUnknown)
+        assert isinstance(read.exception(), NotApplied)
+        cluster.elect(0)
+        lost = client.set_async("key", "")
+        assert not wait([lost], 2.5).not_done
+
+
+def test_more_calls_than_a_client_holds_are_refused(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raftkv.pipeline, "MAX_WAITING", 10)
+    cluster.elect(0)
+    with Client(cluster.addresses, timeout=5) as client:
+        futures = [client.set_async("key", "") for _ in range(11)]
+        error = futures[10].exception(LONG)
+        assert isinstance(error, NotApplied)
+        assert error.code == "RESOURCE_EXHAUSTED"
+        assert not any(future.done() for future in futures[:10])
+
+
+def test_closing_fails_what_is_under_way(cluster: FakeCluster) -> None:
+    client = Client(cluster.addresses)
+    client.set("key", "")
+    cluster.next_calls(*[hang_undone] * 10)
+    futures = [client.set_async("key", "") for _ in range(5)]
+    read = client.get_async("key")
+    wait_until(lambda: len(cluster._script) < 8, "some have been sent")
+    client.close()
+    assert isinstance(futures[0].exception(LONG), OutcomeUnknown)
+    assert isinstance(read.exception(LONG), NotApplied)
+    assert all(future.exception(LONG) is not None for future in futures)
+
+
+def test_many_threads_have_their_own_results(cluster: FakeCluster, client: Client) -> None:
+    def work(i: int) -> None:
+        for n in range(20):
+            assert client.set_if_absent(f"{i}.{n}", str(i)) is True
+            assert client.get(f"{i}.{n}") == str(i).encode()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+    codes = [op.code for a in cluster.arrived for op in a.batch.operations]
+    assert codes.count(Code.SET_IF_ABSENT) == 320
+    assert len(cluster.arrived) < 320

@@ -1,0 +1,154 @@
+"""The order of writes, and limits that are smaller than the client's, whatever becomes of the requests."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from raftkv.client import Client, NotApplied, OutcomeUnknown
+from tests.client.fake_cluster import (
+    FakeCluster,
+    Step,
+    answer,
+    doubtful,
+    lose_reply,
+    lose_request,
+    refuse,
+    then,
+    wait_for,
+)
+from tests.kv.driving import SETTINGS, Driver
+from tests.support.processes import wait_until
+
+LONG = 60.0
+
+
+def applied(cluster: FakeCluster) -> list[bytes]:
+    """The keys in the order in which they were first written; each is written by one call."""
+    machine = cluster.machine
+    records = [(machine.record(key), key) for key in machine.all_keys()]
+    assert all(record is not None and record.version == 1 for record, _ in records), "a write was applied twice"
+    return [key for _, key in sorted((record.create_revision, key) for record, key in records if record is not None)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_writes_are_applied_once_and_in_order(seed: int) -> None:
+    rng = random.Random(seed)
+    window = rng.choice([4, 50, 1000])
+    with (
+        FakeCluster(driver=Driver(replace(SETTINGS, max_unanswered=window))) as cluster,
+        Client(cluster.addresses, timeout=LONG) as client,
+    ):
+        cluster.max_operations = rng.choice([3, 10_000])
+        steps: list[Step] = [
+            *[answer] * 6,
+            lose_reply,
+            lose_request,
+            doubtful,
+            refuse(grpc.StatusCode.RESOURCE_EXHAUSTED),
+            refuse(grpc.StatusCode.FAILED_PRECONDITION),
+            then(lambda: cluster.elect(rng.randint(1, 3)), answer),
+            then(cluster.expire_sessions, answer),
+        ]
+        cluster.next_calls(*(rng.choice(steps) for _ in range(40)))
+        futures: list[Future[None]] = []
+        for i in range(300):
+            futures.append(client.set_async(f"{i:04}", ""))
+            if rng.random() < 0.05:
+                wait(futures[-rng.randint(1, 5) :], LONG)
+        wait(futures, LONG)
+        order = applied(cluster)
+    assert order == sorted(order), f"replay: seed {seed}"
+    for i, future in enumerate(futures):
+        error, is_there = future.exception(), f"{i:04}".encode() in order
+        assert error is None or isinstance(error, OutcomeUnknown), f"replay: seed {seed}: {error}"
+        assert is_there or error is not None, f"replay: seed {seed}: {i} was lost"
+
+
+def test_doubtful_calls_of_an_expired_session_are_unknown_and_the_others_go_on(
+    cluster: FakeCluster, client: Client
+) -> None:
+    client.set("0", "")
+    release = threading.Event()
+    cluster.next_calls(wait_for(release))
+    held = client.set_async("1", "")
+    wait_until(lambda: not cluster._script, "the first is under way")
+    cluster.next_calls(then(cluster.expire_sessions, lose_reply))
+    futures = [client.set_async(str(i), "") for i in range(2, 6)]
+    for future in (held, futures[0]):
+        assert isinstance(future.exception(LONG), OutcomeUnknown)
+    release.set()
+    wait(futures, LONG)
+    assert [future.exception() for future in futures[1:]] == [None] * 3
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_messages_shrink_until_the_server_takes_them(cluster: FakeCluster, client: Client, most: int) -> None:
+    client.set("first", "")
+    cluster.max_operations = most
+    futures = [client.set_async(f"{i:04}", "") for i in range(300)]
+    reads = [client.get_async(f"{i:04}") for i in range(300)]
+    wait([*futures, *reads], LONG)
+    assert all(future.exception() is None for future in [*futures, *reads])
+    assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(300)]
+
+
+def test_a_narrow_window_is_learnt_at_the_first_refusal() -> None:
+    with FakeCluster(driver=Driver(SETTINGS)) as cluster, Client(cluster.addresses) as client:
+        client.set("first", "")
+        futures = [client.set_async(f"{i:04}", "") for i in range(200)]
+        wait(futures, LONG)
+        assert all(future.exception() is None for future in futures)
+        assert client._pipeline._max_unanswered == SETTINGS.max_unanswered
+        assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(200)]
+
+
+def test_values_that_do_not_fit_one_answer_are_asked_for_again(cluster: FakeCluster, client: Client) -> None:
+    for i in range(4):
+        client.set(f"key{i}", bytes([i]) * (3 << 20))
+    futures = [client.get_async(f"key{i}") for i in range(4)]
+    assert [future.result(LONG) for future in futures] == [bytes([i]) * (3 << 20) for i in range(4)]
+
+
+def test_calls_given_up_do_not_keep_the_client_from_finding_the_leader(cluster: FakeCluster) -> None:
+    """They stand at the head of the queue, and their time is over."""
+    cluster.elect(0)
+    with Client(cluster.addresses, timeout=0.5) as client:
+        for _ in range(3):
+            with pytest.raises(NotApplied):
+                client.set("key", "")
+        cluster.elect(2)
+        client.set("key", "")
+
+
+def test_a_submission_while_the_lock_is_held_is_sent_when_it_is_given_back(
+    cluster: FakeCluster, client: Client
+) -> None:
+    """As `cancel` holds it: for a moment, with nothing else to come that would send."""
+    client.set("key", "")
+    other: Future[None] = Future()
+    pipeline = client._pipeline
+    with pipeline._lock:
+        future = client.set_async("key", "1")
+    assert not future.done()
+    pipeline.cancel(future)  # type: ignore[arg-type]
+    other.cancel()
+    read = client.get_async("key")
+    with pipeline._lock:
+        late = client.set_async("key", "2")
+    del read
+    assert late.result(5) is None
+
+
+def test_a_client_with_nothing_to_do_asks_nobody(cluster: FakeCluster, client: Client) -> None:
+    client.set("key", "")
+    wait_until(lambda: client._pipeline._is_asleep, "the client has nothing to do")
+    asked = [member.status_calls for member in cluster.members.values()], cluster.leader.calls
+    assert not client._pipeline._wake.wait(0.3)
+    assert ([member.status_calls for member in cluster.members.values()], cluster.leader.calls) == asked
+    client.set("key", "")

@@ -1,0 +1,139 @@
+"""One bidirectional call, with both ways of transfer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import pytest
+
+from raftkv import streams
+from raftkv.streams import Stream
+from tests.support.processes import free_port
+
+METHOD = "/Test/Echo"
+Ended = tuple[grpc.StatusCode, str]
+
+
+def echo(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    for request in requests:
+        if request == b"end":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as you wish")
+        yield request
+
+
+@pytest.fixture(params=["_Direct", "_Promised"])
+def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "_Promised":
+        monkeypatch.setattr(streams, "cygrpc", None)
+    return str(request.param)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    handlers: Any = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def channel(address: str) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(address) as channel:
+        yield channel
+
+
+class Opened:
+    """A stream, and what comes out of it."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.received: SimpleQueue[bytes] = SimpleQueue()
+        self.ended: SimpleQueue[Ended] = SimpleQueue()
+        self.stream = Stream(channel, METHOD, self.received.put, lambda code, text: self.ended.put((code, text)))
+
+    def end(self) -> Ended:
+        ended = self.ended.get(timeout=10)
+        assert self.ended.empty()
+        return ended
+
+
+def test_the_way_of_transfer_is_the_one_meant(channel: grpc.Channel, transfer: str) -> None:
+    opened = Opened(channel)
+    assert type(opened.stream._transfer).__name__ == transfer
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_messages_go_and_come_in_order(channel: grpc.Channel, transfer: str) -> None:
+    opened = Opened(channel)
+    messages = [str(i).encode() * (i % 50) * 20 for i in range(500)]
+    for message in messages:
+        opened.stream.send(message)
+    assert [opened.received.get(timeout=10) for _ in messages] == messages
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_each_thread_s_messages_stay_in_order(channel: grpc.Channel, transfer: str) -> None:
+    opened = Opened(channel)
+
+    def send(name: bytes) -> None:
+        for i in range(100):
+            opened.stream.send(name + b"%d" % i)
+
+    threads = [threading.Thread(target=send, args=(name,)) for name in (b"a", b"b", b"c")]
+    for thread in threads:
+        thread.start()
+    arrived = [opened.received.get(timeout=10) for _ in range(300)]
+    for name in (b"a", b"b", b"c"):
+        assert [m for m in arrived if m.startswith(name)] == [name + b"%d" % i for i in range(100)]
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_the_status_that_the_server_gives_is_told_and_later_messages_are_lost(
+    channel: grpc.Channel, transfer: str
+) -> None:
+    opened = Opened(channel)
+    opened.stream.send(b"end")
+    assert opened.end() == (grpc.StatusCode.FAILED_PRECONDITION, "as you wish")
+    opened.stream.send(b"late")
+    opened.stream.send(b"later")
+    opened.stream.cancel()
+
+
+def test_a_cancelled_call_ends_once(channel: grpc.Channel, transfer: str) -> None:
+    opened = Opened(channel)
+    opened.stream.send(b"1")
+    assert opened.received.get(timeout=10) == b"1"
+    opened.stream.cancel()
+    opened.stream.cancel()
+    assert opened.end()[0] is grpc.StatusCode.CANCELLED
+    opened.stream.send(b"late")
+
+
+def test_a_server_that_is_not_there_ends_the_call(transfer: str) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{free_port()}") as channel:
+        opened = Opened(channel)
+        opened.stream.send(b"1")
+        assert opened.end()[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_closed_channel_ends_the_call_and_takes_no_other(address: str, transfer: str) -> None:
+    channel = grpc.insecure_channel(address)
+    opened = Opened(channel)
+    opened.stream.send(b"1")
+    assert opened.received.get(timeout=10) == b"1"
+    channel.close()
+    assert opened.end()[0] is grpc.StatusCode.CANCELLED
+    opened.stream.send(b"late")
+    opened.stream.cancel()
+    with pytest.raises(ValueError, match="closed"):
+        Opened(channel)
