@@ -34,7 +34,7 @@ class State(Enum):
 class Call:
     """One operation of a client. All but the first five fields belong to the pipeline, under its lock."""
 
-    __slots__ = ("code", "deadline", "doubt", "expected", "key", "sequence", "session", "state", "value")
+    __slots__ = ("code", "deadline", "doubt", "expected", "key", "order", "sequence", "session", "state", "value")
 
     def __init__(self, code: Code | int, key: bytes, value: bytes, expected: bytes, deadline: float) -> None:
         """`deadline` is in seconds of `time.monotonic`."""
@@ -46,6 +46,8 @@ class Call:
         self.state = State.WAITING
         self.doubt = False
         """It has been sent, and may have been carried out though nobody said so."""
+        self.order = 0
+        """Counts the client's writes as they are sent for the first time, through all sessions; 0: not sent yet."""
         self.sequence = 0
         """Its number in the session; 0: none yet."""
         self.session = 0

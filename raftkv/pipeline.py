@@ -175,6 +175,7 @@ class Pipeline:
         self._connection: _Connection | None = None
         self._session = 0
         self._next_sequence = 1
+        self._next_order = 1
         self._max_calls, self._max_bytes, self._max_unanswered = MAX_CALLS, MAX_BYTES, MAX_UNANSWERED
         """Of this cluster, as far as it has said so."""
         self._delivering: set[int] = set()
@@ -331,6 +332,9 @@ class Pipeline:
                     break
                 if calls and size > self._max_bytes:
                     break
+                if not call.order:
+                    call.order = self._next_order
+                    self._next_order += 1
                 if is_new:
                     call.session, call.sequence = self._session, self._next_sequence
                     self._next_sequence += 1
@@ -519,7 +523,7 @@ class Pipeline:
         for call in calls:
             call.state = State.WAITING
         writes = [call for call in calls if call.is_write]
-        self._retries = deque(sorted([*self._retries, *writes], key=lambda call: (call.session, call.sequence)))
+        self._retries = deque(sorted([*self._retries, *writes], key=lambda call: call.order))
         self._reads.extendleft(call for call in reversed(calls) if not call.is_write)
 
     def _ended(self, connection: _Connection, code: grpc.StatusCode, details: str) -> None:

@@ -79,12 +79,14 @@ def test_doubtful_calls_of_an_expired_session_are_unknown_and_the_others_go_on(
     held = client.set_async("1", "")
     wait_until(lambda: not cluster._script, "the first is under way")
     cluster.next_calls(then(cluster.expire_sessions, lose_reply))
-    futures = [client.set_async(str(i), "") for i in range(2, 6)]
-    for future in (held, futures[0]):
+    lost = client.set_async("2", "")
+    wait_until(lambda: not cluster._script, "the second, too")
+    others = [client.set_async(str(i), "") for i in range(3, 6)]
+    for future in (held, lost):
         assert isinstance(future.exception(LONG), OutcomeUnknown)
     release.set()
-    wait(futures, LONG)
-    assert [future.exception() for future in futures[1:]] == [None] * 3
+    wait(others, LONG)
+    assert [future.exception() for future in others] == [None] * 3
 
 
 @pytest.mark.parametrize("most", [1, 3, 100])

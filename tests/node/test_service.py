@@ -16,6 +16,7 @@ from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN
 from raftkv.replica import Input, NotLeader, Query, Unknown, Write
 from raftkv.service import _remaining
+from raftkv.streams import Answers
 from raftkv.transport import Membership, request_to_wire
 from raftkv.wire import raft_pb2 as wire
 from tests.node.fakes import LIMITS, FakeNode, fake_node, plain_call
@@ -409,7 +410,25 @@ def test_a_stream_whose_peer_has_opened_another_keeps_no_thread(node: FakeNode) 
     streams[-1].call.cancel()
 
 
-def test_a_request_on_a_stream_that_gets_no_reply_in_time_ends_it() -> None:
+def test_requests_on_a_stream_are_taken_in_while_earlier_ones_wait_for_their_reply(node: FakeNode) -> None:
+    """So that a member whose disk is slow takes them together."""
+    waiting: list[Input] = []
+    node.host.bring_instead = waiting.append
+    stream = PeerStream(node)
+    for round in (1, 2, 3):
+        stream.send(round)
+    wait_until(lambda: len(waiting) == 3, "all have been taken in")
+    for item in waiting:
+        assert isinstance(item, AppendEntries)
+        node.host.reply(item)
+    assert [stream.next().round for _ in range(3)] == [1, 2, 3]
+    assert not node.service._peer_calls
+
+
+def test_where_grpc_has_no_answers_without_waiting_a_request_that_gets_no_reply_in_time_ends_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Answers, "are_possible", lambda _: False)
     with fake_node(replace(LIMITS, peer_timeout=0.1)) as node:
         node.host.bring_instead = lambda item: None
         stream = PeerStream(node)
