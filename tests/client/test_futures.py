@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -53,7 +55,11 @@ def test_one_refused_key_among_many_fails_alone(cluster: FakeCluster, client: Cl
     release.set()
     wait([*held, *writes], LONG)
     reads = [client.get_async(too_long if i == 7 else f"key{i}") for i in range(20)]
-    for futures, nothing_done in ((writes, "the write was not applied"), (reads, "nothing was read")):
+    cases: list[tuple[Sequence[Future[Any]], str]] = [
+        (writes, "the write was not applied"),
+        (reads, "nothing was read"),
+    ]
+    for futures, nothing_done in cases:
         with pytest.raises(ValueError, match=nothing_done) as caught:
             futures[7].result(LONG)
         assert isinstance(caught.value, NotApplied)
@@ -116,7 +122,8 @@ def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: 
         start = time.monotonic()
         writes = [client.set_async("key", str(i)) for i in range(10)]
         read = client.get_async("key")
-        assert not wait([*writes, read], 2.5).not_done
+        both: list[Future[Any]] = [*writes, read]
+        assert not wait(both, 2.5).not_done
         assert time.monotonic() - start < 2.5
         assert isinstance(writes[0].exception(), OutcomeUnknown)
         assert isinstance(read.exception(), NotApplied)

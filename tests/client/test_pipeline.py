@@ -6,6 +6,7 @@ import random
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -95,8 +96,9 @@ def test_messages_shrink_until_the_server_takes_them(cluster: FakeCluster, clien
     cluster.max_operations = most
     futures = [client.set_async(f"{i:04}", "") for i in range(300)]
     reads = [client.get_async(f"{i:04}") for i in range(300)]
-    wait([*futures, *reads], LONG)
-    assert all(future.exception() is None for future in [*futures, *reads])
+    both: list[Future[Any]] = [*futures, *reads]
+    wait(both, LONG)
+    assert all(future.exception() is None for future in both)
     assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(300)]
 
 

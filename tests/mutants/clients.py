@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant, Patch
 
-_CORE, _KV, _REPLICA, _CLIENT, _SERVICE = "raft/core.py", "kv.py", "replica.py", "client.py", "service.py"
+_CORE, _KV, _REPLICA, _PIPELINE, _SERVICE = "raft/core.py", "kv.py", "replica.py", "pipeline.py", "service.py"
+_STREAM = "client_stream.py"
 _SESSION = "StateMachine._apply_in_session"
-_EXACTLY_ONCE = ("tests/client/test_exactly_once.py",)
+_EXACTLY_ONCE = ("tests/client/test_exactly_once.py", "tests/client/test_pipeline.py")
 
 CLIENTS = [
     Mutant(
@@ -99,8 +100,8 @@ CLIENTS = [
             Patch(
                 _KV,
                 _SESSION,
-                "answer = answers[operation.sequence] = self._execute(operation)",
-                "answer = self._execute(operation)",
+                "answer = answers[sequence] = self._execute(code, key, value, expected)",
+                "answer = self._execute(code, key, value, expected)",
             ),
         ),
         ("tests/kv",),
@@ -109,42 +110,32 @@ CLIENTS = [
     Mutant(
         "each attempt has a number of its own",
         (47,),
-        (
-            Patch(
-                _CLIENT,
-                "Client._write_in_session",
-                "session.batch(operation, sequence), call, is_write=True",
-                "session.batch(operation, session.take()), call, is_write=True",
-            ),
-            Patch(
-                _CLIENT,
-                "Client._exchange",
-                "answer = self._attempt(leader, request, call)",
-                "answer = self._attempt(leader, request, call)\n"
-                "if is_write and self._session and not isinstance(answer, ServeClientReply):\n"
-                "    from raftkv.operations import decode_batch\n"
-                "    (operation,) = decode_batch(request.batch).operations\n"
-                "    request = ServeClientRequest(batch=self._session.batch(operation, self._session.take()))",
-            ),
-        ),
+        (Patch(_PIPELINE, "Pipeline._send_writes", "is_new = call.session != self._session", "is_new = True"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
         "the mark passes numbers that are still in use",
         (47, 55),
-        (Patch(_CLIENT, "_Session.batch", "next(iter(self._in_use), self._next)", "self._next"),),
+        (Patch(_PIPELINE, "Pipeline._lowest_unanswered", "return call.sequence", "return self._next_sequence"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
         "a number that was given up is in use for ever",
         (55,),
-        (Patch(_CLIENT, "_Session.settle", "del self._in_use[sequence]", "pass"),),
+        (
+            Patch(
+                _PIPELINE,
+                "Pipeline._lowest_unanswered",
+                "call.state is not State.OVER and call.session == self._session",
+                "call.session == self._session",
+            ),
+        ),
         _EXACTLY_ONCE,
     ),
     Mutant(
         "the mark of answered operations is ignored",
         (55,),
-        (Patch(_KV, _SESSION, "if operation.sequence < lowest_unanswered:", "if False:"),),
+        (Patch(_KV, _SESSION, "if sequence < lowest_unanswered:", "if False:"),),
         ("tests/kv",),
         (6,),
     ),
@@ -155,8 +146,8 @@ CLIENTS = [
             Patch(
                 _KV,
                 _SESSION,
-                "if operation.sequence < lowest_unanswered:",
-                "if operation.sequence < max(answers, default=lowest_unanswered):",
+                "if sequence < lowest_unanswered:",
+                "if sequence < max(answers, default=lowest_unanswered):",
             ),
         ),
         ("tests/kv",),
@@ -168,9 +159,9 @@ CLIENTS = [
             Patch(
                 _KV,
                 _SESSION,
-                "answer = answers.get(operation.sequence)",
-                "is_known = all(other.sequence in answers for other in batch.operations)\n"
-                "answer = answers.get(operation.sequence) if is_known else None",
+                "answer = answers.get(sequence)",
+                "is_known = all(other[4] in answers for other in operations)\n"
+                "answer = answers.get(sequence) if is_known else None",
             ),
         ),
         ("tests/kv",),
@@ -188,8 +179,8 @@ CLIENTS = [
             Patch(
                 _KV,
                 _SESSION,
-                "return [_SESSION_UNKNOWN] * len(batch.operations)",
-                "return [self._execute(op) for op in batch.operations]",
+                "return [_SESSION_UNKNOWN] * len(operations)",
+                "return [self._execute(*op[:4]) for op in operations]",
             ),
         ),
         ("tests/kv",),
@@ -198,7 +189,7 @@ CLIENTS = [
     Mutant(
         "the session used last is the one to be evicted",
         (56,),
-        (Patch(_KV, _SESSION, "self._sessions.move_to_end(batch.session)", "pass"),),
+        (Patch(_KV, _SESSION, "self._sessions.move_to_end(session_id)", "pass"),),
         ("tests/kv",),
     ),
     Mutant(
@@ -225,10 +216,10 @@ CLIENTS = [
         (47, 56),
         (
             Patch(
-                _CLIENT,
-                "Client._write",
-                "if status is not Status.SESSION_UNKNOWN or call.doubt:",
-                "if status is not Status.SESSION_UNKNOWN:",
+                _PIPELINE,
+                "Pipeline._settle_writes",
+                "elif status == Status.SESSION_UNKNOWN and not call.doubt:",
+                "elif status == Status.SESSION_UNKNOWN:",
             ),
         ),
         _EXACTLY_ONCE,
@@ -276,7 +267,7 @@ CLIENTS = [
     Mutant(
         "an attempt that failed has not been applied",
         (48,),
-        (Patch(_CLIENT, "_failure", "nothing_done=code in (*_REFUSED, _BUSY)", "nothing_done=True"),),
+        (Patch(_PIPELINE, "Pipeline._leave", "call.doubt = call.doubt or not is_refused", "pass"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
@@ -284,10 +275,16 @@ CLIENTS = [
         (48,),
         (
             Patch(
-                _CLIENT,
-                "Client._exchange",
-                "call.doubt = call.doubt or (is_write and not answer.nothing_done)",
-                "call.doubt = is_write and not answer.nothing_done",
+                _PIPELINE,
+                "Pipeline._leave",
+                "call.doubt = call.doubt or not is_refused",
+                "call.doubt = not is_refused",
+            ),
+            Patch(
+                _PIPELINE,
+                "Pipeline._settle_refused",
+                "self._send_again(live)",
+                "for call in live:\n    call.doubt = reply.code not in (_INVALID, _EXHAUSTED, _ELSEWHERE)\nself._send_again(live)",
             ),
         ),
         _EXACTLY_ONCE,
@@ -298,9 +295,9 @@ CLIENTS = [
         (
             Patch(
                 _SERVICE,
-                "Service._wait",
-                "raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED,",
-                "raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED,",
+                "_Pending.expire",
+                "Refusal(grpc.StatusCode.DEADLINE_EXCEEDED,",
+                "Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED,",
             ),
         ),
         ("tests/node/test_service.py",),
@@ -332,10 +329,99 @@ CLIENTS = [
             Patch(
                 _SERVICE,
                 "Service._serve_batch",
-                "for operation in batch.operations:\n    self._check(operation)",
+                "for reason in self.limits.check_batch(data).values():\n    raise invalid(reason)",
                 "pass",
             ),
         ),
         ("tests/node/test_service.py",),
+    ),
+    # The stream and the pipeline: what is sent together, again, and in which order
+    Mutant(
+        "a write overtakes one that was refused",
+        (47,),
+        (
+            Patch(
+                _STREAM,
+                "_Caller.answer",
+                "self._stream.is_broken = True",
+                "pass",
+            ),
+        ),
+        ("tests/node/test_client_stream.py",),
+    ),
+    Mutant(
+        "a write that nobody wants any more is proposed",
+        (47,),
+        (Patch(_REPLICA, "Replica._propose", "if not write.caller.is_wanted():", "if False:"),),
+        ("tests/replica", "tests/node/test_client_stream.py"),
+    ),
+    Mutant(
+        "what is sent again goes behind what is new",
+        (55,),
+        (
+            Patch(
+                _PIPELINE,
+                "Pipeline._send_writes",
+                "queue = self._retries or self._writes",
+                "queue = self._writes or self._retries",
+            ),
+        ),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
+        "what is sent again is sorted by its session's numbers",
+        (55,),
+        (
+            Patch(
+                _PIPELINE,
+                "Pipeline._send_again",
+                "key=lambda call: call.order",
+                "key=lambda call: (call.session, call.sequence)",
+            ),
+        ),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
+        "a stream goes on after a write that was refused",
+        (55,),
+        (Patch(_PIPELINE, "Pipeline._settle_refused", "connection.is_ending = True", "pass"),),
+        ("tests/client/test_pipeline.py", "tests/client/test_exactly_once.py"),
+    ),
+    Mutant(
+        "a refused operation's status is its neighbour's",
+        (),
+        (Patch(_STREAM, "_results", "statuses.insert(position, REFUSED)", "statuses.append(REFUSED)"),),
+        ("tests/node/test_client_stream.py",),
+    ),
+    Mutant(
+        "a client that does not read its answers makes the node grow",
+        (50,),
+        (Patch(_STREAM, "ClientStream._make_room", "self._unsent < MAX_UNANSWERED_REQUESTS", "True"),),
+        ("tests/node/test_client_stream.py",),
+    ),
+    Mutant(
+        "a call in the pipeline has no end",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._expire", "call.deadline <= until", "False"),),
+        ("tests/client/test_futures.py", "tests/client/test_leader.py"),
+    ),
+    Mutant(
+        "a done-callback may wait for itself",
+        (),
+        (Patch("client.py", "Client._call", "if self._pipeline.is_delivering_here():", "if False:"),),
+        ("tests/client/test_futures.py",),
+    ),
+    Mutant(
+        "a future is done before its result is there",
+        (),
+        (
+            Patch(
+                "calls.py",
+                "LeanFuture.settle",
+                "self._result, self._exception = result, exception\nself._state = FINISHED",
+                "self._state = FINISHED\nself._invoke_callbacks()\nself._result, self._exception = result, exception",
+            ),
+        ),
+        ("tests/client/test_futures.py",),
     ),
 ]

@@ -65,25 +65,25 @@ SHARED = [
     Mutant(
         "calls that wait are not limited",
         (50,),
-        (Patch(_SERVER, "_Admission.intercept_service", "and self._clients.calls >= self._max_calls", "and False"),),
+        (Patch(_SERVER, "_Admission.intercept_service", "and bound[0].calls >= bound[1]", "and False"),),
         _TEST_SERVER,
     ),
     Mutant(
         "bytes that wait are not limited",
         (50,),
-        (Patch(_SERVICE, "ByteBudget.take", "if self._used + amount > self._limit:", "if False:"),),
+        (Patch(_SERVICE, "ByteBudget.take", "if self._used + amount <= self._limit:", "if True:"),),
         ("tests/node/test_service.py",),
     ),
     Mutant(
         "bytes that have waited are never given back",
         (50,),
-        (Patch(_SERVICE, "_Waiting.answer", "self._budget.give_back(self._size)", "pass"),),
+        (Patch(_SERVICE, "_Pending._answer", "self._service.budget.give_back(self._size)", "pass"),),
         ("tests/node/test_service.py",),
     ),
     Mutant(
         "a call that has ended waits for ever",
         (50,),
-        (Patch(_SERVER, "Pool._finished", "self.calls -= 1", "pass"),),
+        (Patch(_SERVER, "Pool.end", "self.calls -= 1", "pass"),),
         _TEST_SERVER,
     ),
     Mutant(
@@ -101,7 +101,7 @@ SHARED = [
     Mutant(
         "a method that raises stops nobody",
         (51,),
-        (Patch(_SERVER, "Server._handler", "self._fail(bug)", "pass"),),
+        (Patch(_SERVER, "Server._refusing", "self._fail(bug)", "pass"),),
         _TEST_SERVER,
     ),
     Mutant(
@@ -151,7 +151,7 @@ SHARED = [
     Mutant(
         "nobody looks who sends",
         (52,),
-        (Patch(_SERVICE, "Service._answer_peer", "self._host.membership.admit(request)", "pass"),),
+        (Patch(_SERVICE, "Service._bring_request", "self.host.membership.admit(request)", "pass"),),
         ("tests/node/test_service.py",),
     ),
     Mutant(
@@ -198,7 +198,7 @@ SHARED = [
     Mutant(
         "a stopping node gives up what a quorum is about to commit",
         (48,),
-        (Patch(_NODE, "RaftNode.stop", "all_answered.wait(grace)", "pass"),),
+        (Patch(_NODE, "RaftNode.stop", "self._server.drain(grace)", "self._server.drain(0)"),),
         ("tests/node/test_node.py",),
     ),
     Mutant(

@@ -240,8 +240,8 @@ SLIPS = [
     _slip(
         "one answer too many fits into a session",
         *(_KV, "StateMachine._apply_in_session"),
-        "elif operation.sequence >= lowest_unanswered",
-        "elif operation.sequence > lowest_unanswered",
+        "elif sequence >= end",
+        "elif sequence > end",
         "tests/kv",
     ),
     _slip(
@@ -267,12 +267,12 @@ SLIPS = [
     # around it
     _slip(
         "a greatest key is one too long",
-        *(_SERVICE, "Service._check_key", "> self._limits.max_key_bytes", ">= self._limits.max_key_bytes"),
+        *(_SERVICE, "ServiceLimits.check_key", "> self.max_key_bytes", ">= self.max_key_bytes"),
         "tests/node/test_service.py",
     ),
     _slip(
         "an expected value may have any size",
-        *(_SERVICE, "Service._check", "(operation.value, operation.expected)", "(operation.value,)"),
+        *(_SERVICE, "ServiceLimits.check_operation", "(operation.value, operation.expected)", "(operation.value,)"),
         "tests/node/test_service.py",
     ),
     _slip(
