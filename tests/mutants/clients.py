@@ -284,7 +284,9 @@ CLIENTS = [
                 _PIPELINE,
                 "Pipeline._settle_refused",
                 "self._send_again(live)",
-                "for call in live:\n    call.doubt = reply.code not in (_INVALID, _EXHAUSTED, _ELSEWHERE)\nself._send_again(live)",
+                "for call in live:\n"
+                "    call.doubt = reply.code not in (_INVALID, _EXHAUSTED, _ELSEWHERE)\n"
+                "self._send_again(live)",
             ),
         ),
         _EXACTLY_ONCE,

@@ -101,7 +101,7 @@ SHARED = [
     Mutant(
         "a method that raises stops nobody",
         (51,),
-        (Patch(_SERVER, "Server._refusing", "self._fail(bug)", "pass"),),
+        (Patch(_SERVER, "Server._client_handler", "self._fail(bug)", "pass"),),
         _TEST_SERVER,
     ),
     Mutant(
