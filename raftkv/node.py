@@ -300,7 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.warning(note)
     node.start()
     with suppress(OSError):  # nobody may be reading
-        print(f"{name} ready on {members[arguments.id]}", flush=True)
+        # In one piece: the log may go to the same file, and other threads write to that already.
+        print(f"{name} ready on {members[arguments.id]}\n", end="", flush=True)
     signals.wait()
     node.stop()
     log.info("stopped")
