@@ -356,8 +356,8 @@ def _raise_file_limit() -> None:
 
 def _calm_the_collector() -> None:
     """Full collections stop the node for as long as it takes to look at every object: 10 ms and more for what is there
-    after the start, which never goes away. So they leave that out from here on, and come seldom; what a node makes while
-    it works is gone when its last reference is."""
+    after the start, which never goes away. So they leave that out from here on, and come seldom; what a node makes
+    while it works is gone when its last reference is."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
