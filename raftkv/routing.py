@@ -111,11 +111,15 @@ class NodeStatus:
 class Member:
     """A member's address and the channel to it. `id` is 0 until it is known."""
 
-    __slots__ = ("address", "channel", "id", "stub", "trouble")
+    __slots__ = ("address", "channel", "id", "is_given", "said", "stub", "trouble")
 
     def __init__(self, address: str, member_id: int = 0) -> None:
         self.address = address
         self.id = member_id
+        self.is_given = not member_id
+        """Its address was given by the user, and not learnt from another member."""
+        self.said: StatusReply | None = None
+        """Its last answer."""
         self.channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.stub = RaftNodeStub(self.channel)
         self.trouble = "not asked yet"
@@ -131,7 +135,8 @@ class Router:
         """Only ever replaced, by a longer one, under `_learning`."""
         self._home: StatusReply | None = None
         """From the first leader found: it tells which cluster this client talks to. A member that does not lead can't
-        say, it may be a stranger who listens at one of our addresses."""
+        say, it may be a stranger who listens at one of our addresses. Nor can a leader at an address that was only
+        learnt, unless a member at a given address is of its cluster: two lists of members may share an address."""
         self._learning = threading.Lock()
         self._looking = threading.Lock()
         """Held by the one thread that looks for the leader."""
@@ -246,6 +251,8 @@ class Router:
             for member, reply in answers:
                 if reply is None or reply.role != "leader" or (best is not None and reply.term <= best[0].term):
                     continue
+                if not self._is_vouched_for(member, reply):
+                    continue
                 best = reply, member
                 if reply.term >= self._leader_term:
                     break  # nobody can know better
@@ -292,8 +299,16 @@ class Router:
             member.trouble = "belongs to another cluster"
             return None
         member.trouble = ""
+        member.said = reply
         self._learn(member, reply)
         return reply
+
+    def _is_vouched_for(self, leader: Member, reply: StatusReply) -> bool:
+        """Whether the leader may say which cluster this client's is; any may, once that is known."""
+        if self._home is not None or leader.is_given:
+            return True
+        said = [member.said for member in self._members if member.is_given and member.said is not None]
+        return any(_same_cluster(reply, word) for word in said)
 
     def _is_ours(self, reply: StatusReply) -> bool:
         """Whether the answer comes from this client's cluster. Another one may listen at an address that ours has in
