@@ -22,10 +22,11 @@ from typing import Final, NoReturn
 
 from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
 from raftkv.log_storage import Identity, StorageError
-from raftkv.metadata import decode_identity, decode_metadata
+from raftkv.metadata import Metadata, decode_identity, decode_metadata
 from raftkv.operations import Code, Operation, decode_batch, format_text, parse_text
-from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta
 from raftkv.segmented_log import SegmentedLog
+from raftkv.snapshot_file import snapshot_name
 from raftkv.storage import IDENTITY, LOCK, METADATA, READ_BYTES
 
 SHOWN_BYTES: Final = 200
@@ -78,9 +79,11 @@ def dump(directory: str, full: bool = False) -> Iterator[str]:
         yield from _identity_lines(identity)
         metadata = decode_metadata(read_file(OS_DISK, metadata_path), metadata_path)
         yield _metadata_line(metadata.hard_state)
+        if metadata.snapshot:
+            yield _snapshot_line(metadata.snapshot, metadata.snapshot_bytes)
         log = SegmentedLog(OS_DISK, directory, identity.incarnation)
         opened.callback(log.close)
-        yield from _log_lines(log, metadata.segments, full)
+        yield from _log_lines(log, metadata, full)
 
 
 def _take_lock(directory: str) -> Lock:
@@ -104,20 +107,25 @@ def _metadata_line(state: HardState) -> str:
     return f"metadata  term {state.term}, {vote}, longest promise {state.longest_promise_ms} ms"
 
 
-def _log_lines(log: SegmentedLog, at_least: int, full: bool) -> Iterator[str]:
+def _snapshot_line(snapshot: SnapshotMeta, size: int) -> str:
+    last, name = snapshot.last, snapshot_name(snapshot.last.index)
+    return f"snapshot  {name}, {size} bytes: the state after entry {last.index} of term {last.term}"
+
+
+def _log_lines(log: SegmentedLog, metadata: Metadata, full: bool) -> Iterator[str]:
     damage = None
     try:
-        log.recover(at_least)
+        log.recover(metadata.segments, metadata.first_segment, metadata.previous)
     except StorageError as error:
         damage = error
-    last = log.index.last_index
-    size = f"entries: {last}, batches: {log.index.batches}, segments: {log.segments}"
+    first, last = log.index.previous.index + 1, log.index.last_index
+    size = f"entries: {last - first + 1}, batches: {log.index.batches}, segments: {log.segments}"
     yield f"log       {size}, committed at least up to: {log.commit_index}"
     if log.torn_tail:
         yield f"          {log.torn_tail}, which the node will cut off when it starts"
     yield ""
     yield f"{'INDEX':>10} {'TERM':>8}  OPERATION"
-    for entry in log.read(1, last, READ_BYTES):
+    for entry in log.read(first, last, READ_BYTES):
         for operation in describe(entry, full):
             yield f"{entry.index:>10} {entry.term:>8}  {operation}"
     if damage:

@@ -2,7 +2,8 @@
 
 The log itself stays on disk. `LogIndex` knows where each batch lies and where the term changes: some 40 bytes a batch,
 whatever is in it, found by bisection. A later batch that begins at index i replaces everything from i on; the older
-batches stay in their files, and the index forgets the part of them that no longer counts.
+batches stay in their files, and the index forgets the part of them that no longer counts. Once a snapshot stands for
+the front of the log, whole segments are forgotten, and `previous` is the last entry before the rest.
 
 `RecentEntries` holds the end of the log, which is what followers are usually sent.
 """
@@ -13,8 +14,10 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from raftkv.raft.types import Entry
+from raftkv.raft.log import Compacted
+from raftkv.raft.types import ORIGIN, Entry, LogPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,11 @@ class Place:
 
 
 class LogIndex:
-    """Where the entries 1..last_index lie, and their terms."""
+    """Where the entries previous.index + 1..last_index lie, and their terms."""
 
-    def __init__(self) -> None:
-        self.last_index = 0
+    def __init__(self, previous: LogPosition = ORIGIN) -> None:
+        self.previous = previous
+        self.last_index = previous.index
         # A batch is a row of these four columns; `_first` is ascending, and a batch reaches to the next one's first.
         self._first = array("Q")
         self._segment = array("Q")
@@ -49,8 +53,13 @@ class LogIndex:
 
     @property
     def last_term(self) -> int:
-        """The term of the last entry; 0 if there is none."""
-        return self._run_term[-1] if self._run_term else 0
+        """The term of the last entry, held or not; 0 if there has been none."""
+        return self._run_term[-1] if self._run_term else self.previous.term
+
+    @property
+    def first_segment(self) -> int:
+        """The first segment that is needed; 0 if none is."""
+        return self._segment[0] if self._segment else 0
 
     @property
     def batches(self) -> int:
@@ -59,7 +68,7 @@ class LogIndex:
 
     def append(self, place: Place, terms: Iterable[int]) -> None:
         """Take in a batch whose entries have these terms. It replaces all from its first entry on."""
-        assert 1 <= place.first <= self.last_index + 1, f"{place} leaves a gap after {self.last_index}"
+        assert self.previous.index < place.first <= self.last_index + 1, f"{place} does not fit {self}"
         batches = bisect_left(self._first, place.first)
         for column in (self._first, self._segment, self._offset, self._frame_bytes):
             del column[batches:]
@@ -69,7 +78,7 @@ class LogIndex:
         self._segment.append(place.segment)
         self._offset.append(place.offset)
         self._frame_bytes.append(place.frame_bytes)
-        latest = self.last_term
+        latest = self._run_term[-1] if self._run_term else None
         for index, term in enumerate(terms, place.first):
             if term != latest:
                 self._run_first.append(index)
@@ -78,10 +87,14 @@ class LogIndex:
         self.last_index = place.last
 
     def term(self, index: int) -> int:
-        """The term of the entry at `index`; 0 for index 0. Raises IndexError for others that are not in the log."""
+        """The term of the entry at `index`, also at previous.index. Raises Compacted below that, IndexError beyond."""
+        if index == self.previous.index:
+            return self.previous.term
+        if 0 <= index < self.previous.index:
+            raise Compacted(f"entry {index} of {self}")
         if not 0 <= index <= self.last_index:
-            raise IndexError(f"no entry {index} in a log of {self.last_index}")
-        return self._run_term[bisect_right(self._run_first, index) - 1] if index else 0
+            raise IndexError(f"no entry {index} in {self}")
+        return self._run_term[bisect_right(self._run_first, index) - 1]
 
     def places(self, first: int, last: int) -> Iterator[Place]:
         """Where the entries first..last lie, in order. The log must not change meanwhile."""
@@ -92,6 +105,33 @@ class LogIndex:
             yield Place(self._segment[batch], self._offset[batch], self._frame_bytes[batch], first, min(end, last))
             first = end + 1
             batch += 1
+
+    def forget(self, keep_from: int) -> None:
+        """Forget the segments that hold no entry from `keep_from` on; but not the last one."""
+        row = bisect_right(self._first, keep_from) - 1
+        row = bisect_left(self._segment, self._segment[row], hi=row) if row > 0 else 0
+        if row == 0:
+            return
+        first = self._first[row]
+        self.previous = LogPosition(self.term(first - 1), first - 1)
+        for column in (self._first, self._segment, self._offset, self._frame_bytes):
+            del column[:row]
+        runs = bisect_right(self._run_first, first) - 1
+        del self._run_first[:runs], self._run_term[:runs]
+        self._run_first[0] = first
+
+    def bytes_from(self, first: int) -> int:
+        """What the batches with the entries from `first` on take."""
+        row = bisect_right(self._first, first) - 1
+        return sum(self._frame_bytes[max(row, 0) :]) if first <= self.last_index else 0
+
+    def tail(self, max_bytes: int) -> int:
+        """The lowest index from which on the batches take no more than that; last_index + 1 if not even the last."""
+        rows = bisect_right(list(accumulate(reversed(self._frame_bytes))), max_bytes)
+        return self._first[len(self._first) - rows] if rows else self.last_index + 1
+
+    def __str__(self) -> str:
+        return f"a log of {self.previous.index + 1}..{self.last_index}"
 
 
 class RecentEntries:
@@ -122,6 +162,11 @@ class RecentEntries:
             return None
         start = self._entries[0].index
         return map(self._entries.__getitem__, range(first - start, last - start + 1))
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self._entries.clear()
+        self._bytes = 0
 
     def _shrink(self) -> None:
         # Down to half, so that its cost is spread over many appends.

@@ -4,12 +4,17 @@ Each is one record that is only ever replaced as a whole (`disk.replace_file`), 
 can leave half of it, and no two of its fields can part: the term and the vote are one record (Raft paper, figure 2).
 They are text, for people:
 
-    raftkv metadata 1
-    {"term": 3, "voted_for": 2, "longest_promise_ms": 1000, "segments": 1}
+    raftkv metadata 2
+    {"term": 3, "voted_for": 2, "longest_promise_ms": 1000, "first_segment": 1, "segments": 4, "previous": [0, 0], ...}
     crc32c 5f0a31c2
 
 The number in the first line is the version of the format; the checksum is that of all the bytes before its line. There
 is no mending a damaged one: to guess a vote is to vote twice.
+
+`metadata` also says where a restart begins: which snapshot there is, and which segments come after it. So a new
+snapshot counts, and what it stands for may go, from the very moment at which this file is replaced.
+
+Version 1 knew no snapshots: its log begins with the first segment.
 """
 
 from __future__ import annotations
@@ -21,28 +26,67 @@ from typing import Any, Final
 import google_crc32c
 
 from raftkv.log_storage import RESTORE, Identity, StorageError
-from raftkv.raft.types import HardState
+from raftkv.raft.types import ORIGIN, HardState, LogPosition, SnapshotMeta
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""What is written; older ones are read, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
     hard_state: HardState
     segments: int
-    """The log has at least so many. Without it, a last segment that has disappeared would not be missed."""
+    """The number of the last segment, or of the one before it: without this, a last segment that has disappeared would
+    not be missed."""
+    first_segment: int = 1
+    """Those before it do not count any more. One more than `segments`: none has been made yet."""
+    previous: LogPosition = ORIGIN
+    """Of the last entry before those in these segments that count."""
+    snapshot: SnapshotMeta | None = None
+    snapshot_bytes: int = 0
+    """The size of its file."""
 
 
 def encode_metadata(metadata: Metadata) -> bytes:
     """The content of the file `metadata`."""
-    return _encode("metadata", {**asdict(metadata.hard_state), "segments": metadata.segments})
+    previous, snapshot = metadata.previous, metadata.snapshot
+    fields = {
+        **asdict(metadata.hard_state),
+        "first_segment": metadata.first_segment,
+        "segments": metadata.segments,
+        "previous": [previous.index, previous.term],
+        "snapshot": snapshot
+        and {
+            "last": [snapshot.last.index, snapshot.last.term],
+            "time_ms": snapshot.time_ms,
+            "configuration": snapshot.configuration.hex(),
+            "bytes": metadata.snapshot_bytes,
+        },
+    }
+    return _encode("metadata", fields)
 
 
 def decode_metadata(data: bytes, path: str) -> Metadata:
     """What `encode_metadata` was given. Raises StorageError, which names the file, for anything else."""
     fields = _decode("metadata", data, path)
-    segments = fields.pop("segments")
-    return Metadata(HardState(**fields), segments)
+    hard_state = HardState(fields["term"], fields["voted_for"], fields["longest_promise_ms"])
+    if "first_segment" not in fields:  # version 1
+        return Metadata(hard_state, fields["segments"])
+    snapshot = fields["snapshot"]
+    return Metadata(
+        hard_state,
+        fields["segments"],
+        fields["first_segment"],
+        _position(fields["previous"]),
+        snapshot
+        and SnapshotMeta(_position(snapshot["last"]), snapshot["time_ms"], bytes.fromhex(snapshot["configuration"])),
+        snapshot["bytes"] if snapshot else 0,
+    )
+
+
+def _position(index_and_term: list[int]) -> LogPosition:
+    index, term = index_and_term
+    return LogPosition(term, index)
 
 
 def encode_identity(identity: Identity) -> bytes:
@@ -81,10 +125,10 @@ def _decode(kind: str, data: bytes, path: str) -> dict[str, Any]:
     if last_line != _checksum_line(content):
         raise StorageError(f"{path}: damaged (its checksum does not fit its {len(data)} bytes); {RESTORE}")
     title, _, fields = content.partition(b"\n")
-    if title != f"raftkv {kind} {FORMAT_VERSION}".encode():
+    if title not in [f"raftkv {kind} {version}".encode() for version in range(1, FORMAT_VERSION + 1)]:
         raise StorageError(
-            f"{path}: written by another version ({title.decode(errors='replace')!r}, known here is format "
-            f"{FORMAT_VERSION}); run that version"
+            f"{path}: written by another version ({title.decode(errors='replace')!r}, known here are formats "
+            f"1 to {FORMAT_VERSION}); run that version"
         )
     decoded: dict[str, Any] = json.loads(fields)
     return decoded

@@ -11,6 +11,10 @@ Hence a crash can have left at most one batch unfinished, at the end of the last
 and tells such a torn tail from damage, changing nothing; `mend` cuts it. What recovery read may only be in the page
 cache, for example because the sync of the last start failed: so `mend` writes the last batch anew, in its place, and
 syncs it; or the whole of a segment that holds none yet. All that is before it had been synced with success earlier.
+
+Once a snapshot stands for the front of the log, whole segments are forgotten: from then on the log begins with segment
+`first_segment`, and with the entry after `previous`. A batch there may have replaced entries of a segment before it,
+so `previous` can lie before what the segment's own header calls the previous entry.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Final
 from raftkv.disk import Disk, File, disk_errors, read_file, replace_file
 from raftkv.log_index import LogIndex, Place
 from raftkv.log_storage import RESTORE, StorageError
-from raftkv.raft.types import Entry, LogPosition
+from raftkv.raft.types import ORIGIN, Entry, LogPosition
 from raftkv.segment import (
     HEADER_BYTES,
     FrameHeader,
@@ -58,6 +62,7 @@ class SegmentedLog:
         self._directory = directory
         self._incarnation = incarnation
         self.index = LogIndex()
+        self.first_segment = 1
         self.commit_index = 0
         """As remembered with the last batch."""
         self.torn_tail = ""
@@ -73,24 +78,40 @@ class SegmentedLog:
 
     @property
     def segments(self) -> int:
+        """How many there are."""
         return len(self._segments)
+
+    @property
+    def last_segment(self) -> int:
+        """Its number; first_segment - 1 if there is none."""
+        return self.first_segment + len(self._segments) - 1
 
     def path(self, number: int) -> str:
         return os.path.join(self._directory, segment_name(number))
 
     # Recovery
 
-    def recover(self, at_least: int) -> None:
-        """Read all segments, of which there must be `at_least` so many. Changes nothing in them.
+    def recover(self, at_least: int, first_segment: int = 1, previous: LogPosition = ORIGIN) -> None:
+        """Read all segments from the first one on, up to number `at_least`, and further ones if there are any. The log
+        begins after `previous`. Changes nothing in them.
 
         When it raises, what came before the damage is in the index.
         """
+        self.first_segment = first_segment
+        self._begin_after(previous)
         with disk_errors(self._directory):
             numbers = segment_numbers(self._disk.names(self._directory))
-        for number in range(1, max([at_least, *numbers]) + 1):
+        for number in range(first_segment, max([at_least, *numbers]) + 1):
             if number not in numbers:
                 raise StorageError(f"{self.path(number)}: missing; {RESTORE}")
             self._recover_segment(number, is_last=number == numbers[-1])
+        if self.index.batches and not self.index.first_segment:
+            what = f"entries after {previous.index}, which had been replaced, are the first ones again"
+            raise damaged(self.path(first_segment), HEADER_BYTES, what)
+
+    def _begin_after(self, previous: LogPosition) -> None:
+        self.index = LogIndex(previous)
+        self.commit_index = previous.index  # or it could not have been forgotten
 
     def _recover_segment(self, number: int, is_last: bool) -> None:
         path = self.path(number)
@@ -98,6 +119,9 @@ class SegmentedLog:
         segment = decode_segment_header(data, path)
         if segment.incarnation != self._incarnation:
             raise damaged(path, 0, "a segment of another directory's log")
+        if not self._segments:
+            self._last_batch = segment.first_batch - 1
+            self._bridge(segment.previous)
         if segment != self._next_segment():
             raise damaged(path, 0, "it does not continue the segment before it")
         self._segments.append(segment)
@@ -110,6 +134,13 @@ class SegmentedLog:
         if len(data) > self._end:
             self._refuse_damage(path, data, is_last)
             self.torn_tail = f"{len(data) - self._end} bytes of an unfinished batch at byte {self._end} of {path}"
+
+    def _bridge(self, previous: LogPosition) -> None:
+        """Fill the place up to the entry that the first segment was begun after: with entries of a forgotten segment
+        that have been replaced later, since they come after the last one that counts there."""
+        first, last = self.index.last_index + 1, previous.index
+        if first <= last:
+            self.index.append(Place(0, 0, 0, first, last), [previous.term] * (last - first + 1))
 
     def _recover_frame(self, path: str, header: FrameHeader, body: bytes) -> None:
         if header.batch != self._last_batch + 1:
@@ -130,7 +161,7 @@ class SegmentedLog:
 
     def mend(self) -> None:
         """After `recover`: cut the torn tail, and see to it that what was read is on the disk, not only in memory."""
-        path = self.path(self.segments)
+        path = self.path(self.last_segment)
         if not self._last_frame:
             self._writer = replace_file(self._disk, path, self._segments[-1].encode())
             return
@@ -169,15 +200,35 @@ class SegmentedLog:
         self._take_in(header, (entry.term for entry in entries))
 
     def _take_in(self, header: FrameHeader, terms: Iterable[int]) -> None:
-        place = Place(self.segments, self._end, header.frame_bytes, header.first_index, header.last_index)
+        place = Place(self.last_segment, self._end, header.frame_bytes, header.first_index, header.last_index)
         self.index.append(place, terms)
-        self.commit_index = header.commit_index
+        self.commit_index = max(self.commit_index, header.commit_index)
         self._last_batch = header.batch
         self._end = place.end
 
     def _next_segment(self) -> SegmentHeader:
         previous = LogPosition(self.index.last_term, self.index.last_index)
-        return SegmentHeader(self.segments + 1, self._incarnation, self._last_batch + 1, previous)
+        return SegmentHeader(self.last_segment + 1, self._incarnation, self._last_batch + 1, previous)
+
+    # Forgetting
+
+    def forget(self, keep_from: int) -> int:
+        """Forget whole segments that hold nothing from `keep_from` on. Gives back the number of the first one left.
+        The files stay, for those to remove who know when."""
+        self.index.forget(keep_from)
+        return self._drop_segments_before(self.index.first_segment or self.last_segment)
+
+    def begin_anew(self, previous: LogPosition) -> int:
+        """Forget all there is; the next segment begins after `previous`. Gives back its number."""
+        self._begin_after(previous)
+        return self._drop_segments_before(self.last_segment + 1)
+
+    def _drop_segments_before(self, number: int) -> int:
+        del self._segments[: number - self.first_segment]
+        self.first_segment = number
+        if self._reader is not None and self._reader[0] < number:
+            self._close_reader()
+        return number
 
     # Reading
 
@@ -187,15 +238,16 @@ class SegmentedLog:
             number, start = chunk[0].segment, chunk[0].offset
             with disk_errors(self.path(number)):
                 data = self._open(number).read(start, chunk[-1].end - start)
+            segment = self._segments[number - self.first_segment]
             for place in chunk:
-                frame = decode_frame(data, self._segments[number - 1], place.offset, place.offset - start)
+                frame = decode_frame(data, segment, place.offset, place.offset - start)
                 if frame is None:
                     raise damaged(self.path(number), place.offset, f"entry {place.first} can't be read any more")
                 skipped = place.first - frame[0].first_index
                 yield from islice(decode_entries(*frame), skipped, skipped + place.last - place.first + 1)
 
     def _open(self, number: int) -> File:
-        if number == self.segments and self._writer is not None:
+        if number == self.last_segment and self._writer is not None:
             return self._writer
         if self._reader is None or self._reader[0] != number:
             reader = self._disk.open(self.path(number))

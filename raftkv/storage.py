@@ -2,7 +2,8 @@
 
     lock        held while a node runs, so that no two share a directory
     identity    whose directory this is: replaced as a whole, at most once (metadata.py)
-    metadata    the hard state, term and vote: replaced as a whole (metadata.py)
+    metadata    the hard state, term and vote, and where a restart begins: replaced as a whole (metadata.py)
+    snapshot-<index>    what stands for the log up to there (snapshot_file.py)
     log-<n>     the log in segments, appended to (segmented_log.py, segment.py)
 
 `Storage` puts these together in the order that makes a crash at any moment harmless.
@@ -14,6 +15,8 @@
   Then what was read is written anew and synced, before the constructor returns: it may have been in the page cache only
 . No message of this member leaves before.
 * `persist` writes the hard state before the entries: no entry is ever of a later term than the hard state.
+* A snapshot is durable under its name before the metadata name it; and what it stands for is removed only after that.
+  So at every moment there is one snapshot that counts, with all of the log that comes after it (hazards 16, 34).
 
 There is no repair: whatever can't be the trace of a crash raises StorageError.
 """
@@ -22,17 +25,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from typing import Final
 
 from raftkv.disk import OS_DISK, TEMPORARY_SUFFIX, Disk, Lock, disk_errors, read_file, replace_file
 from raftkv.log_index import RecentEntries
-from raftkv.log_storage import RESTORE, Identity, LogStorage, StorageError, assert_allowed, cut
+from raftkv.log_storage import (
+    RESTORE,
+    Identity,
+    LogStorage,
+    SnapshotReader,
+    SnapshotWriter,
+    StorageError,
+    assert_adoptable,
+    assert_allowed,
+    assert_installable,
+    cut,
+    holds,
+)
 from raftkv.metadata import Metadata, decode_identity, decode_metadata, encode_identity, encode_metadata
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft.log import Compacted
+from raftkv.raft.types import Entry, HardState, LogPosition, SnapshotMeta
 from raftkv.segment import HEADER_BYTES
-from raftkv.segmented_log import SegmentedLog, segment_name
+from raftkv.segmented_log import SegmentedLog, segment_name, segment_numbers
+from raftkv.snapshot_file import SnapshotFile, check_size, is_snapshot, new_snapshot_name, snapshot_name
 
 __all__ = ["Identity", "LogStorage", "Storage", "StorageError"]
 
@@ -77,6 +96,11 @@ class Storage:
         self.notes: list[str] = []
         """What a person should read of the recovery."""
         self.hard_state = HardState()
+        self.snapshot: SnapshotMeta | None = None
+        self._snapshot_bytes = 0
+        self._snapshot_numbers = count(1)
+        self._leftovers: deque[str] = deque()
+        """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
         wanted = Identity(member_id, dict(members), incarnation or os.urandom(16))
         with ExitStack() as opened:
             opened.callback(self._take_lock().release)
@@ -148,7 +172,12 @@ class Storage:
 
     def _recover(self) -> None:
         metadata = decode_metadata(read_file(self._disk, self._path(METADATA)), self._path(METADATA))
-        self._log.recover(metadata.segments)
+        self.snapshot, self._snapshot_bytes = metadata.snapshot, metadata.snapshot_bytes
+        check_snapshot(self._disk, self._directory, metadata)
+        self._log.recover(metadata.segments, metadata.first_segment, metadata.previous)
+        if self.snapshot is not None and not holds(self, self.snapshot.last):
+            what = f"the snapshot ends with entry {self.snapshot.last.index}, which {self._log.index} does not hold"
+            raise StorageError(f"{self._directory}: {what}; {RESTORE}")
         term, last_term = metadata.hard_state.term, self._log.index.last_term
         if last_term > term:
             what = f"says term {term}, though the log has entries of term {last_term}"
@@ -158,19 +187,29 @@ class Storage:
         self._write_metadata(metadata.hard_state)
         if self._log.torn_tail:
             self.notes.append(f"cut off: {self._log.torn_tail}")
-        self._remove_leftovers()
-        self._log.mend()
+        self._clean()
+        if self._log.segments:
+            self._log.mend()
+        else:  # a crash came before the first segment after an installed snapshot
+            self._start_segment()
 
-    def _remove_leftovers(self) -> None:
+    def _clean(self) -> None:
+        """Remove what crashes have left of files in the making, and of those that no longer count."""
+        snapshot = snapshot_name(self.snapshot.last.index) if self.snapshot else ""
         with disk_errors(self._directory):
-            for name in self._disk.names(self._directory):
-                if name.endswith(TEMPORARY_SUFFIX):
+            names = self._disk.names(self._directory)
+            old = [segment_name(n) for n in segment_numbers(names) if n < self._log.first_segment]
+            for name in names:
+                if name.endswith(TEMPORARY_SUFFIX) or name in old or (is_snapshot(name) and name != snapshot):
                     self._disk.remove(self._path(name))
 
     # LogStorage
 
+    def previous(self) -> LogPosition:
+        return self._log.index.previous
+
     def first_index(self) -> int:
-        return 1
+        return self._log.index.previous.index + 1
 
     def last_index(self) -> int:
         return self._log.index.last_index
@@ -180,10 +219,12 @@ class Storage:
 
     @property
     def commit_index(self) -> int:
-        return self._log.commit_index
+        return max(self._log.commit_index, self.snapshot.last.index if self.snapshot else 0)
 
     def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
         self._refuse_if_unusable()
+        if first < self.first_index():
+            raise Compacted(f"entry {first} of a log that begins with {self.first_index()}")
         assert 1 <= first <= last <= self.last_index(), f"entries {first}..{last} of a log of {self.last_index()}"
         found = self._recent.read(first, last)
         if found is None:
@@ -192,7 +233,8 @@ class Storage:
 
     def replay(self) -> Iterator[Entry]:
         self._refuse_if_unusable()
-        return self._log.read(1, self.commit_index, READ_BYTES)
+        first = self.snapshot.last.index + 1 if self.snapshot else 1
+        return self._log.read(first, self.commit_index, READ_BYTES)
 
     def persist(self, hard_state: HardState | None, entries: Sequence[Entry], commit_index: int) -> None:
         assert_allowed(self, hard_state, entries, commit_index)
@@ -211,6 +253,61 @@ class Storage:
             self._replace(IDENTITY, encode_identity(identity))
             self.identity = identity
 
+    def log_bytes(self, first: int) -> int:
+        return self._log.index.bytes_from(first)
+
+    def tail(self, max_bytes: int) -> int:
+        return self._log.index.tail(max_bytes)
+
+    # Snapshots
+
+    def begin_snapshot(self) -> SnapshotWriter:
+        self._refuse_if_unusable()
+        return SnapshotFile.create(self._disk, self._path(new_snapshot_name(next(self._snapshot_numbers))))
+
+    def open_snapshot(self) -> SnapshotReader:
+        self._refuse_if_unusable()
+        assert self.snapshot is not None, "there is a snapshot"
+        return SnapshotFile.open(self._disk, self._path(snapshot_name(self.snapshot.last.index)))
+
+    def adopt_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter, keep_from: int) -> None:
+        assert_adoptable(self, meta, keep_from)
+        with self._writing():
+            self._move_into_place(meta, writer)
+            old_segments = range(self._log.first_segment, self._log.forget(keep_from))
+            self._count_snapshot(meta, writer.size, old_segments)
+
+    def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
+        assert_installable(self, meta)
+        is_held = holds(self, meta.last)
+        with self._writing():
+            self._move_into_place(meta, writer)
+            if is_held:
+                self._count_snapshot(meta, writer.size, range(0))
+                return
+            old_segments = range(self._log.first_segment, self._log.begin_anew(meta.last))
+            self._recent.clear()
+            # First the metadata: a segment that does not continue the log before it would be refused.
+            self._count_snapshot(meta, writer.size, old_segments)
+            self._start_segment()
+
+    def _move_into_place(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
+        assert isinstance(writer, SnapshotFile)
+        writer.move_to(self._path(snapshot_name(meta.last.index)))
+
+    def _count_snapshot(self, meta: SnapshotMeta, size: int, old_segments: range) -> None:
+        """From here on a restart begins with this snapshot, and the log as it is known now."""
+        old, self.snapshot, self._snapshot_bytes = self.snapshot, meta, size
+        self._write_metadata(self.hard_state)
+        if old is not None:
+            self._leftovers.append(self._path(snapshot_name(old.last.index)))
+        self._leftovers.extend(self._log.path(number) for number in old_segments)
+
+    def remove_leftovers(self) -> None:
+        while self._leftovers and not self._unusable:
+            with suppress(IndexError, OSError):
+                self._disk.remove(self._leftovers.popleft())
+
     def close(self) -> None:
         """Close the files and give up the lock. Whatever is called afterwards raises StorageError."""
         self._unusable = self._unusable or "closed"
@@ -220,13 +317,19 @@ class Storage:
 
     def _append(self, entries: Sequence[Entry], commit_index: int) -> None:
         if self._log.is_full(self._segment_bytes):
-            self._log.start_segment()
-            self._write_metadata(self.hard_state)
+            self._start_segment()
         self._log.append(entries, commit_index)
         self._recent.append(entries)
 
+    def _start_segment(self) -> None:
+        self._log.start_segment()
+        self._write_metadata(self.hard_state)
+
     def _write_metadata(self, hard_state: HardState) -> None:
-        self._replace(METADATA, encode_metadata(Metadata(hard_state, self._log.segments)))
+        log = self._log
+        place = log.last_segment, log.first_segment, log.index.previous
+        metadata = Metadata(hard_state, *place, self.snapshot, self._snapshot_bytes)
+        self._replace(METADATA, encode_metadata(metadata))
         self.hard_state = hard_state
 
     def _replace(self, name: str, data: bytes) -> None:
@@ -246,6 +349,14 @@ class Storage:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
+
+
+def check_snapshot(disk: Disk, directory: str, metadata: Metadata) -> None:
+    """Raise StorageError unless the snapshot that the metadata name, if any, is there. (What is in it is for those to
+    check who read it.)"""
+    if metadata.snapshot is not None:
+        path = os.path.join(directory, snapshot_name(metadata.snapshot.last.index))
+        check_size(disk, path, metadata.snapshot_bytes, RESTORE)
 
 
 def _make_directories(disk: Disk, path: str) -> None:

@@ -350,7 +350,7 @@ class Raft:
 
     def _become_leader(self, candidate: Candidate) -> None:
         last = self.log.last_index
-        log_time_ms = self.log.entries(last, last, 0)[0].time_ms if last else 0
+        log_time_ms = self.log.last_time_ms
         serve_from = max(candidate.serve_from, self._promises.until())
         self.role = Leader(
             progress={peer: Progress(next_index=last + 1) for peer in self.configuration.members - {self.me}},

@@ -4,10 +4,13 @@
 durable part is read through `LogStore`, and what is to be written leaves through `pending()` until `persisted()`
 says that it has been.
 
-    1 ............ durable_index | ............ last_index
-    in the store                 | in memory, handed out by pending()
+    1 ... previous | first_index ..... durable_index | ............ last_index
+    compacted      | in the store                    | in memory, handed out by pending()
 
-    committed_index <= last_index.  Below committed_index nothing ever changes again.
+    previous.index <= committed_index <= last_index.  Below committed_index nothing ever changes again.
+
+What a snapshot stands for may be forgotten (section 7). Of the last entry that was, `previous`, the position is still
+known: the consistency check of the first entry after it needs the term.
 """
 
 from __future__ import annotations
@@ -16,7 +19,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
-from raftkv.raft.types import ORIGIN, Entry, LogPosition
+from raftkv.raft.types import ORIGIN, Entry, LogPosition, SnapshotMeta
+
+
+class Compacted(IndexError):
+    """The entry has been forgotten; a snapshot stands for it."""
 
 
 class InvariantBroken(Exception):
@@ -26,17 +33,26 @@ class InvariantBroken(Exception):
 class LogStore(Protocol):
     """The durable log, as the core reads it. Indexes are inclusive."""
 
+    @property
+    def snapshot(self) -> SnapshotMeta | None:
+        """What a restart begins from; None: with the first entry. The log reaches at least as far."""
+
+    def previous(self) -> LogPosition:
+        """The position just before `first_index`; ORIGIN while nothing has been compacted."""
+
     def first_index(self) -> int:
-        """The first index held: 1, until snapshots exist."""
+        """The first index held, or the next one if there is none: previous().index + 1."""
 
     def last_index(self) -> int:
-        """The last durable index; 0: none."""
+        """The last durable index; previous().index if no entry is held."""
 
     def term(self, index: int) -> int:
-        """The term of the entry at `index`; 0 for index 0. Raises IndexError for an index that is not held."""
+        """The term of the entry at `index`, also at previous().index; 0 for index 0. Raises Compacted below that, and
+        IndexError beyond the log."""
 
     def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
-        """Entries first..last, cut once they exceed max_bytes of payload, but at least one. Raises on a failed read."""
+        """Entries first..last, cut once they exceed max_bytes of payload, but at least one. Raises on a failed read,
+        and Compacted if `first` is not held any more."""
 
 
 class Log:
@@ -45,8 +61,14 @@ class Log:
         self._tail: list[Entry] = []
         """Not yet durable; may begin at or below the store's end, and then replaces what is there."""
         self.committed_index = committed_index
-        if committed_index > store.last_index():
-            raise InvariantBroken(f"commit index {committed_index} is beyond the durable log ({store.last_index()})")
+        if not store.previous().index <= committed_index <= store.last_index():
+            held = f"{store.previous().index}..{store.last_index()}"
+            raise InvariantBroken(f"commit index {committed_index} is not within the durable log ({held})")
+
+    @property
+    def previous(self) -> LogPosition:
+        """The position just before the first entry that is held."""
+        return self._store.previous()
 
     @property
     def durable_index(self) -> int:
@@ -65,8 +87,19 @@ class Log:
         """The position of the last entry: what elections compare (5.4.1)."""
         return self.position(self.last_index)
 
+    @property
+    def last_time_ms(self) -> int:
+        """The log time of the last entry; 0 if there has been none."""
+        last = self.last_index
+        if last > self.previous.index:
+            return self.entries(last, last, 0)[0].time_ms
+        # Nothing is held, so the snapshot stands for all of the log.
+        snapshot = self._store.snapshot
+        return snapshot.time_ms if snapshot else 0
+
     def term(self, index: int) -> int:
-        """The term of the entry at `index`, 0 for index 0. Raises IndexError beyond the log."""
+        """The term of the entry at `index`, 0 for index 0. Raises Compacted before `previous`, IndexError beyond the
+        log."""
         if self._tail and index >= self._tail[0].index:
             return self._tail[index - self._tail[0].index].term
         return self._store.term(index)
@@ -75,13 +108,19 @@ class Log:
         return LogPosition(self.term(index), index) if index else ORIGIN
 
     def holds(self, position: LogPosition) -> bool:
-        """Whether the log has an entry with that index and term: the consistency check of AppendEntries (5.3)."""
+        """Whether the log has an entry with that index and term: the consistency check of AppendEntries (5.3).
+
+        What has been compacted was committed, so that a leader can't have another entry there (Leader Completeness)."""
+        if position.index < self.previous.index:
+            return True
         return position.index <= self.last_index and self.term(position.index) == position.term
 
     def entries(self, first: int, last: int, max_bytes: int) -> list[Entry]:
         """Entries first..last, cut once they exceed max_bytes of payload, but at least one."""
         if not 1 <= first <= last <= self.last_index:
             raise InvariantBroken(f"entries {first}..{last} asked of a log that ends at {self.last_index}")
+        if first <= self.previous.index:
+            raise Compacted(f"entry {first} asked of a log that begins after {self.previous.index}")
         durable = self.durable_index
         found: list[Entry] = []
         if first <= durable:
@@ -106,13 +145,14 @@ class Log:
         """Take in a leader's entries, whose predecessor this log holds.
 
         Cuts the log only where an entry truly conflicts (same index, another term): entries that are here already may
-        be followed by newer ones, of a request that overtook this one (5.3; hazard 21).
+        be followed by newer ones, of a request that overtook this one (5.3; hazard 21). Those that have been compacted
+        since are here, too.
         """
         for offset, entry in enumerate(entries):
             if entry.index > self.last_index:
                 self.append(entries[offset:])
                 return
-            if self.term(entry.index) != entry.term:
+            if not self.holds(entry.position):
                 self._replace(entries[offset:])
                 return
 
@@ -148,6 +188,10 @@ class Log:
         return start + bisect_left(range(start, at_most), term, key=self.term)
 
     def last_index_of_term(self, term: int, at_most: int) -> int:
-        """The last index <= at_most whose entry has `term`; 0 if there is none."""
-        index = bisect_right(range(1, min(at_most, self.last_index) + 1), term, key=self.term)
-        return index if self.term(index) == term else 0
+        """The last index <= at_most whose entry has `term`; 0 if there is none, as far as the log still tells."""
+        first = self.previous.index
+        if at_most < first:
+            return 0
+        found = bisect_right(range(first, min(at_most, self.last_index) + 1), term, key=self.term)
+        index = first + found - 1
+        return index if found and self.term(index) == term else 0

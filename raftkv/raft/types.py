@@ -74,6 +74,18 @@ class HardState:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot stands for: the state as the log up to `last` has made it (section 7)."""
+
+    last: LogPosition
+    """Of the last entry that it includes."""
+    time_ms: int = 0
+    """The log time of that entry, from which a leader without any later entry goes on."""
+    configuration: bytes = b""
+    """Who belonged to the cluster as of that entry. Opaque here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """Who belongs to the cluster. Learners receive the log and count for nothing."""
 

@@ -23,7 +23,7 @@ REPLICATION = [
     Mutant(
         "a follower truncates without a conflict",
         (21,),
-        (Patch(_LOG, "Log.merge", "if self.term(entry.index) != entry.term:", "if True:"),),
+        (Patch(_LOG, "Log.merge", "if not self.holds(entry.position):", "if True:"),),
         _HAZARDS,
         (1,),
     ),
@@ -40,8 +40,8 @@ REPLICATION = [
             Patch(
                 _LOG,
                 "Log.merge",
-                "if self.term(entry.index) != entry.term:",
-                "if offset == 0 and self.term(entry.index) != entry.term:",
+                "if not self.holds(entry.position):",
+                "if offset == 0 and not self.holds(entry.position):",
             ),
         ),
         ("tests/raft/test_log.py",),

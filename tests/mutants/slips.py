@@ -218,7 +218,7 @@ SLIPS = [
     ),
     _slip(
         "a new segment is not counted in the metadata",
-        *(_STORAGE, "Storage._append", "self._write_metadata(self.hard_state)", "pass"),
+        *(_STORAGE, "Storage._start_segment", "self._write_metadata(self.hard_state)", "pass"),
         "tests/storage",
     ),
     _slip(

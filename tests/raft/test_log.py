@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from raftkv.log_storage import StorageError
 from raftkv.memory_storage import MemoryStorage
-from raftkv.raft.log import InvariantBroken, Log
-from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState
+from raftkv.raft.log import Compacted, InvariantBroken, Log
+from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState, SnapshotMeta
 from tests.raft.lone import at, entries
 
 EVERYTHING = 1 << 30
@@ -74,7 +74,7 @@ def test_the_term_beyond_the_end_is_an_index_error() -> None:
 
 
 def test_a_commit_index_beyond_the_durable_log_is_refused() -> None:
-    with pytest.raises(InvariantBroken, match="commit index 3 is beyond the durable log"):
+    with pytest.raises(InvariantBroken, match=r"commit index 3 is not within the durable log \(0..2\)"):
         log_of(1, 1, committed=3)
 
 
@@ -223,6 +223,67 @@ def test_the_search_for_a_conflict_stops_at_what_is_committed() -> None:
 )
 def test_the_last_entry_of_a_term_is_found(term: int, at_most: int, index: int) -> None:
     assert log_of(1, 1, 1, 4, 4, 6, 6).last_index_of_term(term, at_most) == index
+
+
+# ---- with its front compacted ----------------------------------------------------------------------------------------
+
+
+def compacted(*terms: int, previous: int, committed: int = 0) -> Log:
+    """A log with these terms that has forgotten those up to index `previous`."""
+    storage = MemoryStorage()
+    storage.persist(HardState(term=100), entries(terms), 0)
+    writer = storage.begin_snapshot()
+    writer.finish()
+    last = at(previous, terms[previous - 1])
+    storage.adopt_snapshot(SnapshotMeta(last, time_ms=77), writer, previous + 1)
+    return Log(storage, committed or previous)
+
+
+def test_of_a_compacted_log_the_last_forgotten_position_is_still_known() -> None:
+    log = compacted(1, 1, 2, 2, 3, previous=3)
+    assert log.previous == at(3, 2)
+    assert [log.term(i) for i in (3, 4, 5)] == [2, 2, 3]
+    assert (log.last_index, log.last) == (5, at(5, 3))
+    for index in (0, 1, 2):
+        with pytest.raises(Compacted):
+            log.term(index)
+    with pytest.raises(Compacted):
+        log.entries(3, 5, EVERYTHING)
+    assert log.entries(4, 5, EVERYTHING) == entries([2, 3], first=4)
+
+
+def test_hazard_33_a_log_that_is_nothing_but_a_snapshot_knows_its_last_term_and_time() -> None:
+    log = compacted(1, 1, 2, previous=3)
+    assert log.last == at(3, 2)
+    assert log.last_time_ms == 77
+    log.append(entries([4], first=4))
+    assert log.last == at(4, 4)
+
+
+def test_what_has_been_compacted_matches_whatever_a_leader_has_there() -> None:
+    log = compacted(1, 1, 2, 2, 3, previous=3)
+    assert log.holds(at(1, 1))
+    assert log.holds(at(3, 2))
+    assert not log.holds(at(3, 1))
+    assert not log.holds(at(4, 3))
+
+
+def test_entries_that_have_been_compacted_are_skipped() -> None:
+    log = compacted(1, 1, 2, 2, 3, previous=3)
+    log.merge(entries([1, 2], first=2))
+    log.merge(entries([1, 2, 2, 4, 4], first=2))
+    assert [log.term(i) for i in range(4, 7)] == [2, 4, 4]
+    assert log.pending() == entries([4, 4], first=5)
+
+
+@pytest.mark.parametrize(("term", "at_most", "index"), [(2, 9, 4), (2, 3, 3), (1, 9, 0), (3, 9, 5), (2, 2, 0)])
+def test_the_last_entry_of_a_term_is_found_as_far_as_the_log_goes(term: int, at_most: int, index: int) -> None:
+    assert compacted(1, 1, 2, 2, 3, previous=3).last_index_of_term(term, at_most) == index
+
+
+def test_a_commit_index_before_what_has_been_compacted_is_refused() -> None:
+    with pytest.raises(InvariantBroken, match=r"commit index 2 is not within the durable log \(3..5\)"):
+        compacted(1, 1, 2, 2, 3, previous=3, committed=2)
 
 
 # ---- against the model -----------------------------------------------------------------------------------------------

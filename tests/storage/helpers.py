@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raftkv.log_storage import LogStorage
-from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.log_storage import LogStorage, SnapshotWriter
+from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 from raftkv.storage import Storage
 from tests.support.memory_disk import MemoryDisk
 
@@ -44,9 +44,9 @@ def reopen_storage(disk: MemoryDisk, **options: Any) -> Storage:
 
 
 def log_of(storage: LogStorage) -> list[Entry]:
-    """The whole log."""
-    last = storage.last_index()
-    return storage.entries(1, last, max_bytes=2**62) if last else []
+    """The whole log, as far as it has not been forgotten."""
+    first, last = storage.first_index(), storage.last_index()
+    return storage.entries(first, last, max_bytes=2**62) if first <= last else []
 
 
 def append(storage: LogStorage, *batches: Sequence[Entry], term: int = 1, commit_index: int | None = None) -> None:
@@ -70,3 +70,36 @@ def assert_goes_on(disk: MemoryDisk, **options: Any) -> None:
     assert log_of(restarted) == before + more
     assert restarted.notes == []
     disk.crash_process()
+
+
+def save_snapshot(storage: LogStorage, content: bytes) -> SnapshotWriter:
+    """A snapshot that is ready to be adopted or installed."""
+    writer = storage.begin_snapshot()
+    half = len(content) // 2
+    writer.write(content[:half])
+    writer.write(content[half:])
+    writer.finish()
+    return writer
+
+
+def compact(storage: LogStorage, index: int, content: bytes = b"the state", keep_from: int | None = None) -> None:
+    """Adopt a snapshot of the log up to `index`, and forget that part of the log, or what is before `keep_from`."""
+    meta = SnapshotMeta(LogPosition(storage.term(index), index), 1000 + index, b"configuration")
+    storage.adopt_snapshot(meta, save_snapshot(storage, content), index + 1 if keep_from is None else keep_from)
+
+
+def install(storage: LogStorage, index: int, term: int, content: bytes = b"the leader's state") -> None:
+    """Install a leader's snapshot."""
+    meta = SnapshotMeta(LogPosition(term, index), 1000 + index, b"configuration")
+    storage.install_snapshot(meta, save_snapshot(storage, content))
+
+
+def content_of(storage: LogStorage) -> bytes | None:
+    """What is in the snapshot; None if there is none."""
+    if storage.snapshot is None:
+        return None
+    reader = storage.open_snapshot()
+    try:
+        return reader.read(0, reader.size)
+    finally:
+        reader.close()

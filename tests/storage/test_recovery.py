@@ -338,11 +338,11 @@ def test_a_small_file_of_a_newer_format_is_refused_as_such(name: str, monkeypatc
     disk, newer = MemoryDisk(), MemoryDisk()
     open_storage(disk)
     with monkeypatch.context() as patch:
-        patch.setattr("raftkv.metadata.FORMAT_VERSION", 2)
+        patch.setattr("raftkv.metadata.FORMAT_VERSION", 3)
         open_storage(newer)
     disk.overwrite(f"{DIRECTORY}/{name}", newer.content(f"{DIRECTORY}/{name}"))
     disk.crash_process()
-    assert_refused(disk, rf"{name}: written by another version \('raftkv {name} 2', known here is format 1\)")
+    assert_refused(disk, rf"{name}: written by another version \('raftkv {name} 3', known here are formats 1 to 2\)")
 
 
 # Random histories
