@@ -13,8 +13,13 @@ its operations were applied before can no longer be told. Sessions stand in the 
 log time never goes back, so those that have expired are always at the front, and so is the one to evict when there
 are too many.
 
-Whoever holds the turn applies, and reads all but single keys. `get` and `record` are one dict lookup of an immutable
-value each, and so may be called from any thread at any time.
+Whoever holds the turn applies, and reads all but single keys. `get` and `record` look up an immutable value in at most
+two dicts, and so may be called from any thread at any time.
+
+A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `freeze` sets the dict
+of all records aside, unchanged from then on, and what is written goes into a small one in front of it, the *overlay*,
+with an empty record for a key that was deleted. After `thaw` the overlay is merged into the dict, some keys at a time:
+first into the dict, then out of the overlay, so that a reader who looks into the overlay first misses nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -60,6 +65,8 @@ _TOO_MANY_UNANSWERED: Final = Result(Status.TOO_MANY_UNANSWERED)
 _REVISIONS: Final = struct.Struct("<QQQ")
 _pack_revisions: Final = _REVISIONS.pack
 _unpack_revisions: Final = _REVISIONS.unpack_from
+_DELETED: Final = b""
+"""In the overlay, in the place of a record."""
 _SET: Final = Code.SET
 """These three by a short way: every write takes it on every member."""
 
@@ -100,6 +107,21 @@ class Session:
         self.lowest_unanswered = lowest_unanswered
 
 
+@dataclass(frozen=True, slots=True)
+class FrozenState:
+    """The whole replicated state at one moment: what a snapshot holds. Nothing in it changes any more."""
+
+    applied_index: int
+    applied_term: int
+    time_ms: int
+    revision: int
+    cluster_id: bytes
+    settings: TermSettings
+    records: dict[bytes, bytes]
+    sessions: Sequence[tuple[int, Session]]
+    """(id, session) in the order of their last use."""
+
+
 MAX_READ_BYTES: Final = 8 << 20
 """Of the values that one read of many keys gives."""
 
@@ -122,6 +144,10 @@ class StateMachine:
         self._time_ms = 0
         self._settings = BEFORE_SETTINGS
         self._records: dict[bytes, bytes] = {}
+        self._key_count = 0
+        self._overlay: dict[bytes, bytes] | None = None
+        """What has been written since the records were frozen, as far as it has not been merged."""
+        self._is_frozen = False
         self._all_keys: tuple[bytes, ...] = ()
         self._all_keys_at = 0
         """The revision of the copy that `all_keys` made last. No part of the replicated state."""
@@ -129,12 +155,19 @@ class StateMachine:
 
     def __len__(self) -> int:
         """How many keys there are."""
-        return len(self._records)
+        return self._key_count
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""
-        record = self._records.get(key)
+        record = self._find(key)
         return None if record is None else record[_REVISIONS.size :]
+
+    def _find(self, key: bytes) -> bytes | None:
+        overlay = self._overlay  # looked at once: whoever asks without the turn may see it change
+        record = None if overlay is None else overlay.get(key)
+        if record is None:
+            return self._records.get(key)
+        return record or None
 
     def get_each(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of the keys, each as `get` gives it; of the first ones only, but at least one that exists, if they
@@ -153,15 +186,23 @@ class StateMachine:
 
     def record(self, key: bytes) -> Record | None:
         """The key's value and revisions, None if there is no such key. Safe from any thread."""
-        record = self._records.get(key)
+        record = self._find(key)
         return None if record is None else Record(record[_REVISIONS.size :], *_REVISIONS.unpack_from(record))
 
     def all_keys(self) -> tuple[bytes, ...]:
         """All keys, in no order to rely on. Takes the turn, but not for long: readers between two changes share one
         copy, and search it elsewhere (`keys_with_prefix`)."""
         if self._all_keys_at != self.revision:
-            self._all_keys_at, self._all_keys = self.revision, tuple(self._records)
+            self._all_keys_at, self._all_keys = self.revision, self._copy_keys()
         return self._all_keys
+
+    def _copy_keys(self) -> tuple[bytes, ...]:
+        records, overlay = self._records, self._overlay
+        if not overlay:
+            return tuple(records)
+        deleted = {key for key, record in overlay.items() if not record}
+        old = (key for key in records if key not in deleted) if deleted else records
+        return (*old, *(key for key, record in overlay.items() if record and key not in records))
 
     def apply(self, entry: Entry) -> list[Result]:
         """Apply the log's next entry: the results of its operations, in order. A NO-OP has none.
@@ -180,6 +221,65 @@ class StateMachine:
         self.applied_index = entry.index
         return results
 
+    # ---- snapshots ---------------------------------------------------------------------------------------------------
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether all that came of the last time has been merged."""
+        return self._overlay is None
+
+    def freeze(self) -> FrozenState:
+        """The state as it is now, which can be read elsewhere until `thaw`. Takes no longer for many keys; sessions are
+        copied, and bounded in number."""
+        assert self._overlay is None, "frozen once at a time"
+        self._overlay, self._is_frozen = {}, True
+        return self._state()
+
+    def _state(self) -> FrozenState:
+        sessions = [(key, replace(session, answers=dict(session.answers))) for key, session in self._sessions.items()]
+        return FrozenState(
+            self.applied_index,
+            self.applied_term,
+            self._time_ms,
+            self.revision,
+            self.cluster_id,
+            self._settings,
+            self._records,
+            sessions,
+        )
+
+    def thaw(self) -> None:
+        """Nobody reads the frozen state any more."""
+        self._is_frozen = False
+        self.merge(0)
+
+    def merge(self, max_keys: int) -> None:
+        """After `thaw`: bring up to so many keys from the overlay back into the records."""
+        records, overlay = self._records, self._overlay
+        if overlay is None or self._is_frozen:
+            return
+        for _ in range(min(max_keys, len(overlay))):
+            key = next(reversed(overlay))
+            record = overlay[key]
+            if record:
+                records[key] = record
+            else:
+                records.pop(key, None)
+            overlay.popitem()  # the same key; only now, for the sake of those who read without the turn
+        if not overlay:
+            self._overlay = None
+
+    def restore(self, state: FrozenState) -> None:
+        """Become what was frozen, elsewhere or long ago. `state` belongs to this machine from now on."""
+        self._records, self._overlay, self._is_frozen = state.records, None, False
+        self._key_count = len(state.records)
+        self._sessions = OrderedDict(state.sessions)
+        self._time_ms, self._settings, self.cluster_id = state.time_ms, state.settings, state.cluster_id
+        self.revision = state.revision
+        self._all_keys, self._all_keys_at = (), -1
+        self.applied_term = state.applied_term
+        self.applied_index = state.applied_index
+
     def digest(self) -> bytes:
         """16 bytes that are equal exactly if the whole replicated state is. Reads all of it; takes the turn."""
         hasher = blake2b(digest_size=16)
@@ -191,8 +291,8 @@ class StateMachine:
         limits = self._settings
         yield self.applied_index, self.applied_term, self.revision, self.cluster_id, self._time_ms
         yield limits.max_sessions, limits.session_timeout_ms, limits.max_unanswered
-        yield len(self._records), len(self._sessions)
-        yield from sorted(self._records.items())
+        yield self._key_count, len(self._sessions)
+        yield from sorted(item for item in {**self._records, **(self._overlay or {})}.items() if item[1])
         for session_id, session in self._sessions.items():
             answers = [(sequence, int(a.status), a.value) for sequence, a in sorted(session.answers.items())]
             yield session_id, session.last_active_ms, session.lowest_unanswered, answers
@@ -270,7 +370,7 @@ class StateMachine:
 
     def _execute(self, code: Code, key: bytes, value: bytes, expected: bytes) -> Result:
         """Carry out one operation on the keys."""
-        old = self._records.get(key)
+        old = self._records.get(key) if self._overlay is None else self._find(key)
         if code is not _SET:
             if code is Code.DELETE:
                 return self._delete(key)
@@ -283,12 +383,36 @@ class StateMachine:
             if not holds:
                 return _NOT_DONE
         revision = self.revision = self.revision + 1
-        created, _, version = (revision, 0, 0) if old is None else _unpack_revisions(old)
-        self._records[key] = _pack_revisions(created, revision, version + 1) + value
+        if old is None:
+            created, version = revision, 0
+            self._key_count += 1
+        else:
+            created, _, version = _unpack_revisions(old)
+        record = _pack_revisions(created, revision, version + 1) + value
+        if self._overlay is None:
+            self._records[key] = record
+        else:
+            self._put(key, record)
         return _DONE
 
     def _delete(self, key: bytes) -> Result:
-        if self._records.pop(key, None) is None:
+        if self._find(key) is None:
             return _NOT_DONE
         self.revision += 1
+        self._key_count -= 1
+        self._put(key, _DELETED)
         return _DONE
+
+    def _put(self, key: bytes, record: bytes) -> None:
+        """Write a record where it belongs; _DELETED takes it away."""
+        overlay = self._overlay
+        if overlay is not None and self._is_frozen:
+            overlay[key] = record
+            return
+        if record:
+            self._records[key] = record
+        else:
+            self._records.pop(key, None)
+        if overlay is not None:  # thawing
+            overlay.pop(key, None)
+            self.merge(0)
