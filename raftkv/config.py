@@ -79,7 +79,10 @@ class NodeConfig:
     max_unanswered: int = _setting(1024, 1, 1_000_000, "answers")
 
     # Storage
-    segment_bytes: int = _setting(64 * _MIB, 4096, 1024 * _MIB, "bytes")
+    segment_bytes: int = _setting(8 * _MIB, 4096, 1024 * _MIB, "bytes")
+    snapshot_log_bytes: int = _setting(16 * _MIB, 4096, 1024 * 1024 * _MIB, "bytes")
+    snapshot_log_entries: int = _setting(1_000_000, 1, 1_000_000_000_000, "entries")
+    kept_log_bytes: int = _setting(8 * _MIB, 1, 1024 * 1024 * _MIB, "bytes")
 
     def __post_init__(self) -> None:
         for name, spec in _FIELDS.items():

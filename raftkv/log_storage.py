@@ -99,6 +99,10 @@ class LogStorage(LogStore, Protocol):
         """As remembered with the last entries: a lower bound of what is committed, never beyond the durable log, nor
         below the snapshot."""
 
+    @property
+    def snapshot_bytes(self) -> int:
+        """The size of the snapshot; 0 if there is none."""
+
     def persist(self, hard_state: HardState | None, entries: Sequence[Entry], commit_index: int) -> None:
         """Make it durable before returning: the hard state first (None: unchanged), then the entries as one batch.
 

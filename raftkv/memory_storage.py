@@ -36,7 +36,11 @@ class MemoryStorage:
         """Once set, every call that would use a disk raises StorageError with it."""
         self._previous = ORIGIN
         self._entries: list[Entry] = []
-        self._snapshot_bytes = b""
+        self._snapshot = b""
+
+    @property
+    def snapshot_bytes(self) -> int:
+        return len(self._snapshot)
 
     def previous(self) -> LogPosition:
         return self._previous
@@ -95,7 +99,7 @@ class MemoryStorage:
     def open_snapshot(self) -> SnapshotReader:
         self._fail_if_told()
         assert self.snapshot is not None, "there is a snapshot"
-        return _Bytes(self, self._snapshot_bytes)
+        return _Bytes(self, self._snapshot)
 
     def adopt_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter, keep_from: int) -> None:
         assert_adoptable(self, meta, keep_from)
@@ -117,7 +121,7 @@ class MemoryStorage:
         assert isinstance(writer, _Bytes)
         assert writer.is_finished
         self._fail_if_told()
-        self.snapshot, self._snapshot_bytes = meta, bytes(writer.data)
+        self.snapshot, self._snapshot = meta, bytes(writer.data)
         self.commit_index = max(self.commit_index, meta.last.index)
 
     def remove_leftovers(self) -> None:

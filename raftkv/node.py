@@ -10,6 +10,7 @@ them is for:
     stream_*         read the requests of a client's stream and bring them                          |
     aside_*          answer Status, and refuse calls when too many wait                            /
     overdue          ends clients' calls that wait for too long (service.py)
+    snapshot         writes snapshots, and removes files that no longer count (snapshot_thread.py)
     gRPC's own       one receives calls; one a peer brings the replies to our requests, while there are any
 
 None of them owns the replica: whoever brings an input takes the turn if it is free. Apart from the inbox, what threads
@@ -53,6 +54,8 @@ from raftkv.raft.types import Configuration
 from raftkv.replica import Input, NotLeader, Query, Replica, Status, Unreachable, Write
 from raftkv.server import CannotListen, Server, ServerLimits
 from raftkv.service import Service, ServiceLimits
+from raftkv.snapshot_thread import SnapshotThread
+from raftkv.snapshots import SnapshotPolicy, load_snapshot
 from raftkv.storage import Storage
 from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, SendingLimits
 from raftkv.turn import Turn
@@ -95,6 +98,7 @@ class RaftNode:
         self._strangers: dict[int, tuple[str, float]] = {}
         """By the id they claim (0 for any that is not a member's): what was said of the last one, and when."""
         me = identity.member_id
+        self._snapshot_thread = SnapshotThread(storage, self.bring, fail)
         self._replica = Replica(
             Configuration(frozenset(identity.members)),
             me,
@@ -105,6 +109,8 @@ class RaftNode:
             now(),
             self._send,
             log.info,
+            _snapshot_policy(config),
+            self._snapshot_thread,
         )
         self._turn: Turn[Input] = Turn(self, now, fail)
         self._service = Service(self, _service_limits(config), server.aside)
@@ -118,6 +124,7 @@ class RaftNode:
 
     def start(self) -> None:
         """Answer calls, and take part in the cluster."""
+        self._snapshot_thread.start()
         self._service.start()
         self._server.serve(self._service)
         self._turn.start()
@@ -129,6 +136,7 @@ class RaftNode:
         self._turn.finish(lambda: _Stopped(self._replica))
         self._service.stop()
         self._server.stop()
+        self._snapshot_thread.stop()
         for sender in self._senders.values():
             sender.close()
         self._storage.close()
@@ -221,6 +229,10 @@ def _core_config(config: NodeConfig, cluster_id: bytes) -> core.Config:
     )
 
 
+def _snapshot_policy(config: NodeConfig) -> SnapshotPolicy:
+    return SnapshotPolicy(config.snapshot_log_bytes, config.snapshot_log_entries, config.kept_log_bytes)
+
+
 def _max_message_bytes(config: NodeConfig) -> int:
     """What fits any message that a correct member or client sends: AppendEntries counts only payloads (hazard 58)."""
     largest = _ENTRY_OVERHEAD * config.max_append_bytes + config.max_batch_bytes + (1 << 20)
@@ -261,6 +273,7 @@ def server_limits(config: NodeConfig) -> ServerLimits:
 def recover(storage: LogStorage, progress: Callable[[int, int], None]) -> StateMachine:
     """The state machine as of the storage's commit index. `progress` is called with (entries applied, of how many)."""
     machine = StateMachine()
+    load_snapshot(storage, machine)
     for entry in storage.replay():
         machine.apply(entry)
         progress(entry.index, storage.commit_index)

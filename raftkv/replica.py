@@ -28,6 +28,7 @@ from raftkv.raft.messages import Message
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
 from raftkv.raft.types import Configuration, Entry, Proposal
+from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Unreachable:
     peer: int
 
 
-Input = Message | Write | Query | Unreachable
+Input = Message | Write | Query | Unreachable | SnapshotSaved | SnapshotFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class Status:
     serving: bool
     log_syncs: int = 0
     """How often the log has been made durable since the start."""
+    first_log_index: int = 1
+    """The first entry that the log still holds, or will hold next."""
+    snapshot_index: int = 0
+    """The last entry that the snapshot stands for, with which a restart would begin; 0: there is none."""
 
 
 class Replica:
@@ -111,12 +116,17 @@ class Replica:
         now: float,
         send: Callable[[Message], None],
         note: Callable[[str], None],
+        policy: SnapshotPolicy = SnapshotPolicy(),  # noqa: B008 (it is frozen)
+        saver: Saver | None = None,
     ) -> None:
-        """A member as it starts. `machine` has applied the log up to `storage.commit_index` (`Storage.replay`)."""
+        """A member as it starts. `machine` has been restored from the snapshot, if there is one (`load_snapshot`), and
+        has applied the log up to `storage.commit_index` (`LogStorage.replay`). Without a `saver` no snapshot is ever
+        made."""
         if machine.applied_index != storage.commit_index:
             raise ValueError(f"applied up to {machine.applied_index}, not to {storage.commit_index}, before the start")
         self.machine = machine
         self.raft = core.Raft(config, me, configuration, storage, storage.hard_state, storage.commit_index, rng, now)
+        self._snapshots = Snapshots(policy, storage, machine, self.raft, saver, note)
         self._storage = storage
         self._send = send
         self._note = note
@@ -142,6 +152,8 @@ class Replica:
             last_log_index=raft.log.last_index,
             serving=raft.is_serving,
             log_syncs=self._log_syncs,
+            first_log_index=self._storage.first_index(),
+            snapshot_index=self._storage.snapshot.last.index if self._storage.snapshot else 0,
         )
 
     # ---- the turn ----------------------------------------------------------------------------------------------------
@@ -160,6 +172,7 @@ class Replica:
         if ready is None:
             return False
         self._carry_out(ready)
+        self._snapshots.after_turn(ready.committed, now)
         return True
 
     def _take(self, item: Input, now: float) -> None:
@@ -169,6 +182,10 @@ class Replica:
             self._ask_to_read(item, now)
         elif isinstance(item, Unreachable):
             self.raft.unreachable(item.peer, now)
+        elif isinstance(item, SnapshotSaved):
+            self._snapshots.saved(item)
+        elif isinstance(item, SnapshotFailed):
+            self._snapshots.failed(item, now)
         else:
             self.raft.step(item, now)
 

@@ -98,6 +98,10 @@ class NodeStatus:
     commit_index: int = 0
     applied_index: int = 0
     last_log_index: int = 0
+    first_log_index: int = 0
+    """The first entry that its log still holds."""
+    snapshot_index: int = 0
+    """The last entry that its snapshot stands for."""
     keys: int = 0
     revision: int = 0
     """Of the state machine: counts the operations that have changed the store."""
@@ -348,6 +352,8 @@ def _row(member_id: int, address: str, reply: StatusReply | None, trouble: str) 
         applied_index=reply.applied_index,
         last_log_index=reply.last_log_index,
         keys=reply.keys,
+        first_log_index=reply.first_log_index,
+        snapshot_index=reply.snapshot_index,
         revision=reply.revision,
         serving=reply.serving,
         version=reply.version,

@@ -414,6 +414,8 @@ class Service:
             revision=revision,
             serving=status.serving,
             log_syncs=status.log_syncs,
+            first_log_index=status.first_log_index,
+            snapshot_index=status.snapshot_index,
         )
 
     # ---- the extended form -------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from typing import Final
 from raftkv.disk import TEMPORARY_SUFFIX, Disk, File, disk_errors
 from raftkv.log_storage import StorageError
 
+_SYNC_BYTES: Final = 4 << 20
+"""After so many bytes a file that is being written is synced: a sync of the log must not wait for much of it."""
 _NAME: Final = re.compile(r"snapshot-[1-9][0-9]*")
 
 
@@ -63,6 +65,8 @@ class SnapshotFile:
         assert not self.is_finished
         with disk_errors(self.name):
             self._file.write(self.size, data)
+            if self.size // _SYNC_BYTES != (self.size + len(data)) // _SYNC_BYTES:
+                self._file.sync()
         self.size += len(data)
 
     def finish(self) -> None:

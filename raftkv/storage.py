@@ -55,7 +55,7 @@ from raftkv.snapshot_file import SnapshotFile, check_size, is_snapshot, new_snap
 
 __all__ = ["Identity", "LogStorage", "Storage", "StorageError"]
 
-SEGMENT_BYTES: Final = 64 * 2**20
+SEGMENT_BYTES: Final = 8 * 2**20
 CACHE_BYTES: Final = 16 * 2**20
 READ_BYTES: Final = 2**20
 """How much of the log is read at a time where all of it is wanted."""
@@ -97,7 +97,7 @@ class Storage:
         """What a person should read of the recovery."""
         self.hard_state = HardState()
         self.snapshot: SnapshotMeta | None = None
-        self._snapshot_bytes = 0
+        self.snapshot_bytes = 0
         self._snapshot_numbers = count(1)
         self._leftovers: deque[str] = deque()
         """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
@@ -172,7 +172,7 @@ class Storage:
 
     def _recover(self) -> None:
         metadata = decode_metadata(read_file(self._disk, self._path(METADATA)), self._path(METADATA))
-        self.snapshot, self._snapshot_bytes = metadata.snapshot, metadata.snapshot_bytes
+        self.snapshot, self.snapshot_bytes = metadata.snapshot, metadata.snapshot_bytes
         check_snapshot(self._disk, self._directory, metadata)
         self._log.recover(metadata.segments, metadata.first_segment, metadata.previous)
         if self.snapshot is not None and not holds(self, self.snapshot.last):
@@ -297,7 +297,7 @@ class Storage:
 
     def _count_snapshot(self, meta: SnapshotMeta, size: int, old_segments: range) -> None:
         """From here on a restart begins with this snapshot, and the log as it is known now."""
-        old, self.snapshot, self._snapshot_bytes = self.snapshot, meta, size
+        old, self.snapshot, self.snapshot_bytes = self.snapshot, meta, size
         self._write_metadata(self.hard_state)
         if old is not None:
             self._leftovers.append(self._path(snapshot_name(old.last.index)))
@@ -328,7 +328,7 @@ class Storage:
     def _write_metadata(self, hard_state: HardState) -> None:
         log = self._log
         place = log.last_segment, log.first_segment, log.index.previous
-        metadata = Metadata(hard_state, *place, self.snapshot, self._snapshot_bytes)
+        metadata = Metadata(hard_state, *place, self.snapshot, self.snapshot_bytes)
         self._replace(METADATA, encode_metadata(metadata))
         self.hard_state = hard_state
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from raftkv.config import NodeConfig
-from raftkv.node import _core_config, _sending_limits, _service_limits, server_limits
+from raftkv.node import _core_config, _sending_limits, _service_limits, _snapshot_policy, server_limits
 from raftkv.operations import TermSettings, decode_settings
 from raftkv.raft import core
 from raftkv.server import ServerLimits
 from raftkv.service import ServiceLimits
+from raftkv.snapshots import SnapshotPolicy
 from raftkv.transport import SLOWEST_LINK, SendingLimits
 
 CLUSTER = b"c" * 16
@@ -37,6 +38,9 @@ SET = NodeConfig(
     session_timeout=12.5,
     max_sessions=111,
     max_unanswered=112,
+    snapshot_log_bytes=10_013,
+    snapshot_log_entries=114,
+    kept_log_bytes=10_015,
 )
 """No two of them alike."""
 
@@ -95,6 +99,10 @@ def test_the_server_gets_its_limits() -> None:
     )
 
 
+def test_snapshots_are_saved_as_often_as_is_set() -> None:
+    assert _snapshot_policy(SET) == SnapshotPolicy(log_bytes=10_013, log_entries=114, kept_log_bytes=10_015)
+
+
 def test_a_limit_that_grpc_could_not_take_is_none() -> None:
     assert server_limits(NodeConfig(max_append_bytes=1 << 30)).max_message_bytes == -1
 
@@ -105,7 +113,13 @@ def test_every_setting_makes_a_difference(name: str) -> None:
     other: Any = not old if isinstance(old, bool) else old + 1 if isinstance(old, int) else old * 1.25
     changed = replace(SET, **{name: other})
     made, changed_made = (
-        (_core_config(config, CLUSTER), _service_limits(config), _sending_limits(config), server_limits(config))
+        (
+            _core_config(config, CLUSTER),
+            _service_limits(config),
+            _sending_limits(config),
+            server_limits(config),
+            _snapshot_policy(config),
+        )
         for config in (SET, changed)
     )
     assert made != changed_made

@@ -1,0 +1,73 @@
+"""The thread that saves snapshots: theory of operation.
+
+It works on one thing after the other, as `Snapshots` hands them in: it writes a frozen state to a file, and removes
+files that no longer count. grpcio does not survive a fork(), so the state is not copied that way; instead the thread
+shares the interpreter with those who answer clients. After each piece, a millisecond's work at most, it rests for as
+long as that has taken: so nobody waits for it for long, and it never takes more than half of the interpreter.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from raftkv.log_storage import LogStorage
+from raftkv.snapshots import Save, SnapshotFailed, SnapshotSaved, write_snapshot
+
+
+class SnapshotThread:
+    """See `raftkv.snapshots.Saver`."""
+
+    def __init__(
+        self,
+        storage: LogStorage,
+        bring: Callable[[SnapshotSaved | SnapshotFailed], None],
+        fail: Callable[[BaseException], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`bring` takes what has become of a save; `fail` stops the node."""
+        self._storage = storage
+        self._bring = bring
+        self._fail = fail
+        self._sleep = sleep
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give up what is under way, and end."""
+        self._is_stopping = True
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def save(self, save: Save) -> None:
+        self._jobs.put(lambda: self._write(save))
+
+    def clean(self) -> None:
+        self._jobs.put(self._storage.remove_leftovers)
+
+    def _run(self) -> None:
+        try:
+            while (job := self._jobs.get()) is not None and not self._is_stopping:
+                job()
+        except BaseException as error:
+            self._fail(error)
+
+    def _write(self, save: Save) -> None:
+        steps = write_snapshot(save, self._storage)
+        try:
+            while True:
+                began = time.perf_counter()
+                next(steps)
+                if self._is_stopping:
+                    save.is_wanted = False
+                else:
+                    self._sleep(time.perf_counter() - began)
+        except StopIteration as end:
+            self._bring(end.value)

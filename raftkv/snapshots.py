@@ -1,0 +1,218 @@
+"""When a member saves its state, and what of its log it then forgets (section 7): theory of operation.
+
+Once the log has grown by enough since the last snapshot, `Snapshots` freezes the state machine and hands a `Save` to
+the `Saver`, which writes it elsewhere than in the turn, a piece at a time (`write_snapshot`), and brings back how that
+has ended, as an input of the turn. If well, the snapshot is adopted, and the log in front of it forgotten, but for some
+that followers may want who are only a little behind. If not, nothing has happened but for a line in the log; it is
+tried again later.
+
+At most one save is under way. A snapshot that is installed meanwhile makes it worthless: what it brings back then is
+thrown away (hazard 32).
+
+A saved state has been replaced by two things, so two must have grown before the next one is worth its writing: the log
+that a restart would have to replay, by a number of bytes or entries; and no less than the size of the last snapshot, so
+that a large state is not written over and over again for little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from raftkv.kv import FrozenState, StateMachine
+from raftkv.kv_snapshot import decode, encode, meta_of
+from raftkv.log_storage import RESTORE, LogStorage, SnapshotWriter, StorageError
+from raftkv.raft.core import Raft
+from raftkv.raft.roles import Leader
+from raftkv.raft.types import Entry, SnapshotMeta
+
+_MERGED_KEYS: Final = 2000
+"""How many keys are merged in one turn after a save: about a millisecond's work."""
+_ENTRY_BYTES: Final = 30
+"""What an entry takes in the log besides its payload, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPolicy:
+    log_bytes: int = 16 << 20
+    """How much the log grows before the state is saved again."""
+    log_entries: int = 1_000_000
+    """The same, in entries: whichever comes first."""
+    kept_log_bytes: int = 8 << 20
+    """Of log that is kept though a snapshot stands for it."""
+    retry_after: float = 10.0
+    """Seconds from a save that failed to the next one; twice as long after each further failure."""
+    longest_retry: float = 600.0
+
+
+@dataclass(eq=False, slots=True)
+class Save:
+    """A state that is to be saved."""
+
+    state: FrozenState
+    meta: SnapshotMeta
+    is_wanted: bool = True
+    """False once it is worthless. Written in the turn, read by whoever saves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSaved:
+    """The save is durable, and can be adopted."""
+
+    save: Save
+    writer: SnapshotWriter
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFailed:
+    """Nothing has come of the save, and nothing is left of it."""
+
+    save: Save
+    reason: str
+
+
+class Saver(Protocol):
+    """Works for `Snapshots` elsewhere than in the turn, on one thing after the other."""
+
+    def save(self, save: Save) -> None:
+        """Carry out `write_snapshot`, and bring what it returns. Returns at once."""
+
+    def clean(self) -> None:
+        """Call `LogStorage.remove_leftovers`. Returns at once."""
+
+
+def write_snapshot(save: Save, storage: LogStorage) -> Generator[None, None, SnapshotSaved | SnapshotFailed]:
+    """Write a snapshot, a piece from one `yield` to the next, each in about a millisecond and what the disk takes."""
+    writer: SnapshotWriter | None = None
+    try:
+        writer = storage.begin_snapshot()
+        yield
+        for piece in encode(save.state, save.meta.configuration):
+            if not save.is_wanted:
+                break
+            writer.write(piece)
+            yield
+        else:
+            writer.finish()
+            return SnapshotSaved(save, writer)
+    except StorageError as error:
+        # Its mend, which is to start the node again, does not hold here.
+        reason = str(error).partition("; ")[0]
+    else:
+        reason = "it is not wanted any more"
+    if writer is not None:
+        writer.discard()
+    return SnapshotFailed(save, reason)
+
+
+def load_snapshot(storage: LogStorage, machine: StateMachine) -> None:
+    """Bring a new machine to the state of the storage's snapshot, if there is one. Raises StorageError for damage."""
+    if storage.snapshot is None:
+        return
+    reader = storage.open_snapshot()
+    try:
+        meta, state = decode(reader)
+    finally:
+        reader.close()
+    if meta != storage.snapshot:
+        raise StorageError(f"{reader.name}: holds {meta.last}, where {storage.snapshot.last} belongs; {RESTORE}")
+    machine.restore(state)
+
+
+class Snapshots:
+    """The part of a replica that this module is about; every method is called in the turn."""
+
+    def __init__(
+        self,
+        policy: SnapshotPolicy,
+        storage: LogStorage,
+        machine: StateMachine,
+        raft: Raft,
+        saver: Saver | None,
+        note: Callable[[str], None],
+    ) -> None:
+        """Without a `saver` nothing is ever saved."""
+        self._policy = policy
+        self._storage = storage
+        self._machine = machine
+        self._raft = raft
+        self._saver = saver
+        self._note = note
+        self._save: Save | None = None
+        """Under way."""
+        self._bytes = storage.log_bytes(max(storage.first_index(), self._saved_index + 1))
+        """How much the log has grown since the last snapshot."""
+        self._bytes_saved = 0
+        """How much of that the save under way stands for."""
+        self._not_before = 0.0
+        """When the next save may begin; on the clock of the turn."""
+        self._retry_after = policy.retry_after
+
+    @property
+    def _saved_index(self) -> int:
+        return self._storage.snapshot.last.index if self._storage.snapshot else 0
+
+    def after_turn(self, applied: Sequence[Entry], now: float) -> None:
+        """These entries have been applied since the last call; begin to save the state if it is time."""
+        self._bytes += sum(len(entry.payload) for entry in applied) + _ENTRY_BYTES * len(applied)
+        if not self._machine.can_freeze:
+            self._machine.merge(_MERGED_KEYS)
+        elif self._saver is not None and self._save is None and now >= self._not_before and self._is_due():
+            state = self._machine.freeze()
+            self._save = Save(state, meta_of(state, configuration=b""))
+            self._bytes_saved = self._bytes
+            self._saver.save(self._save)
+
+    def _is_due(self) -> bool:
+        entries = self._machine.applied_index - self._saved_index
+        bytes_wanted = max(self._policy.log_bytes, self._storage.snapshot_bytes)
+        return entries > 0 and (self._bytes >= bytes_wanted or entries >= self._policy.log_entries)
+
+    def saved(self, result: SnapshotSaved) -> None:
+        """A save has ended well."""
+        if result.save is not self._save:
+            result.writer.discard()
+            return
+        assert self._saver is not None
+        meta = result.save.meta
+        self._storage.adopt_snapshot(meta, result.writer, self._keep_from(meta))
+        self._end_save()
+        self._bytes -= self._bytes_saved
+        self._retry_after = self._policy.retry_after
+        self._saver.clean()
+        saved = f"its state after entry {meta.last.index}, in {self._storage.snapshot_bytes} bytes"
+        self._note(f"has saved {saved}; its log begins with entry {self._storage.first_index()}")
+
+    def failed(self, result: SnapshotFailed, now: float) -> None:
+        """A save has ended badly."""
+        if result.save is not self._save:
+            return
+        self._end_save()
+        self._not_before = now + self._retry_after
+        self._note(f"could not save its state ({result.reason}); tries again in {self._retry_after:g} s")
+        self._retry_after = min(2 * self._retry_after, self._policy.longest_retry)
+
+    def installed(self) -> None:
+        """A snapshot has been installed, and the machine restored from it: begin anew after it."""
+        if self._save is not None:
+            self._save.is_wanted = False
+            self._save = None
+        self._bytes = 0
+
+    def _end_save(self) -> None:
+        self._save = None
+        self._machine.thaw()
+
+    def _keep_from(self, meta: SnapshotMeta) -> int:
+        """The first entry of the log that is to be kept beside the snapshot."""
+        return min(self._storage.tail(self._policy.kept_log_bytes), meta.last.index + 1, self._needed_from())
+
+    def _needed_from(self) -> int:
+        """The first entry that another member may still need. As long as there is no other way for it to get at the
+        state, no entry goes that is not known to be on all members; which only a leader knows."""
+        if self._raft.configuration.members == {self._raft.me}:
+            return self._raft.log.last_index + 1
+        if not isinstance(self._raft.role, Leader):
+            return 1
+        return 1 + min(progress.match_index for progress in self._raft.role.progress.values())
