@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import REFUSED, Result, decode_batch, encode_operations
 from raftkv.raft.types import EntryKind, Proposal
-from raftkv.replica import Applied, NotLeader, Outcome, Query, Unknown, Write
+from raftkv.replica import Applied, NotLeader, Outcome, Query, Refused, Unknown, Write
 from raftkv.service import Aside, Refusal, Service, invalid
 from raftkv.wire import raft_pb2 as wire
 
@@ -225,6 +225,7 @@ class _Caller:
         elif isinstance(outcome, NotLeader):
             stream.refuse(self._id, grpc.StatusCode.FAILED_PRECONDITION, "does not lead any more")
         else:
+            assert not isinstance(outcome, Refused), "no stream asks for changes of the configuration"
             stream.answer(self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value))
 
 

@@ -24,6 +24,7 @@ from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
 from raftkv.log_storage import Identity, StorageError
 from raftkv.metadata import Metadata, decode_identity, decode_metadata
 from raftkv.operations import Code, Operation, decode_batch, format_text, parse_text
+from raftkv.raft.configuration import decode_configuration, describe_configuration
 from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta
 from raftkv.segmented_log import SegmentedLog
 from raftkv.snapshot_file import snapshot_name
@@ -137,6 +138,8 @@ def describe(entry: Entry, full: bool = False) -> list[str]:
     try:
         if entry.kind is EntryKind.NO_OP:
             return ["NO-OP"]
+        if entry.kind is EntryKind.CONFIGURATION:
+            return [f"CONFIGURATION {_printable(describe_configuration(decode_configuration(entry.payload)).encode())}"]
         if entry.kind is EntryKind.TEXT:
             return [_line(parse_text(entry.payload.decode()), full)]
         operations = decode_batch(entry.payload).operations

@@ -320,7 +320,7 @@ class StateMachine:
                     session, lowest_unanswered, operations = decode_fields(entry.payload)
                 case EntryKind.TEXT:
                     session, lowest_unanswered, operations = 0, 0, [parse_text(entry.payload.decode())]
-                case EntryKind.NO_OP:
+                case EntryKind.NO_OP | EntryKind.CONFIGURATION:
                     return []
         except (Malformed, UnicodeDecodeError):
             return [_MALFORMED]

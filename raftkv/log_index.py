@@ -50,6 +50,8 @@ class LogIndex:
         # A run of entries with the same term is a row of these two; both are ascending.
         self._run_first = array("Q")
         self._run_term = array("Q")
+        self.configurations: list[int] = []
+        """The indexes of the entries that are configurations, ascending."""
 
     @property
     def last_term(self) -> int:
@@ -66,8 +68,9 @@ class LogIndex:
         """How many batches count."""
         return len(self._first)
 
-    def append(self, place: Place, terms: Iterable[int]) -> None:
-        """Take in a batch whose entries have these terms. It replaces all from its first entry on."""
+    def append(self, place: Place, terms: Iterable[int], configurations: Iterable[int] = ()) -> None:
+        """Take in a batch whose entries have these terms, those at `configurations` being such. It replaces all from
+        its first entry on."""
         assert self.previous.index < place.first <= self.last_index + 1, f"{place} does not fit {self}"
         batches = bisect_left(self._first, place.first)
         for column in (self._first, self._segment, self._offset, self._frame_bytes):
@@ -84,6 +87,8 @@ class LogIndex:
                 self._run_first.append(index)
                 self._run_term.append(term)
                 latest = term
+        del self.configurations[bisect_left(self.configurations, place.first) :]
+        self.configurations.extend(configurations)
         self.last_index = place.last
 
     def term(self, index: int) -> int:
@@ -119,6 +124,7 @@ class LogIndex:
         runs = bisect_right(self._run_first, first) - 1
         del self._run_first[:runs], self._run_term[:runs]
         self._run_first[0] = first
+        del self.configurations[: bisect_left(self.configurations, first)]
 
     def bytes_from(self, first: int) -> int:
         """What the batches with the entries from `first` on take."""

@@ -21,7 +21,7 @@ from raftkv.log_storage import (
     holds,
 )
 from raftkv.raft.log import Compacted
-from raftkv.raft.types import ORIGIN, Entry, HardState, LogPosition, SnapshotMeta
+from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 
 
 class MemoryStorage:
@@ -64,6 +64,10 @@ class MemoryStorage:
             raise Compacted(f"entry {first} of a log that begins after {self._previous.index}")
         assert 1 <= first <= last <= self.last_index(), f"entries {first}..{last} of a log of {self.last_index()}"
         return cut(self._entries[self._row(first) : self._row(last) + 1], max_bytes)
+
+    def configurations(self) -> list[Entry]:
+        self._fail_if_told()
+        return [entry for entry in self._entries if entry.kind is EntryKind.CONFIGURATION]
 
     def replay(self) -> Iterator[Entry]:
         self._fail_if_told()

@@ -10,6 +10,7 @@ It owns the waiting callers, keyed by the log position of what they wait for. A 
     Applied     its entry has been committed and applied here
     Served      its read has been carried out
     NotLeader   nothing has been done
+    Refused     the same, of a change of the configuration
     Unknown     it was proposed, and then leadership was lost: it may be committed yet, or never
 """
 
@@ -24,6 +25,7 @@ from raftkv.kv import StateMachine
 from raftkv.log_storage import LogStorage
 from raftkv.operations import Result
 from raftkv.raft import core
+from raftkv.raft.configuration import Change, ChangeRefused
 from raftkv.raft.messages import Message
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
@@ -52,7 +54,16 @@ class Unknown:
     reason: str
 
 
-Outcome = Applied | Served | NotLeader | Unknown
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A change of the configuration that is not to be made."""
+
+    reason: str
+    try_again: bool
+    """The reason will pass by itself."""
+
+
+Outcome = Applied | Served | NotLeader | Unknown | Refused
 
 
 class Caller(Protocol):
@@ -84,7 +95,15 @@ class Unreachable:
     peer: int
 
 
-Input = Message | Write | Query | Unreachable | SnapshotSaved | SnapshotFailed
+@dataclass(frozen=True, slots=True)
+class ConfigurationChange:
+    """A member to be added or removed, or its address to be changed."""
+
+    change: Change
+    caller: Caller
+
+
+Input = Message | Write | Query | Unreachable | ConfigurationChange | SnapshotSaved | SnapshotFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +199,8 @@ class Replica:
             self._propose(item, now)
         elif isinstance(item, Query):
             self._ask_to_read(item, now)
+        elif isinstance(item, ConfigurationChange):
+            self._change_configuration(item, now)
         elif isinstance(item, Unreachable):
             self.raft.unreachable(item.peer, now)
         elif isinstance(item, SnapshotSaved):
@@ -199,6 +220,16 @@ class Replica:
             write.caller.answer(NotLeader(error.leader_id))
         else:
             self._writers[position.index] = (position.term, write.caller)
+
+    def _change_configuration(self, item: ConfigurationChange, now: float) -> None:
+        try:
+            position = self.raft.change_configuration(item.change, now)
+        except core.NotLeader as error:
+            item.caller.answer(NotLeader(error.leader_id))
+        except ChangeRefused as refusal:
+            item.caller.answer(Refused(str(refusal), refusal.try_again))
+        else:
+            self._writers[position.index] = (position.term, item.caller)
 
     def _ask_to_read(self, query: Query, now: float) -> None:
         token, self._next_token = self._next_token, self._next_token + 1

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import google_crc32c
@@ -31,8 +31,9 @@ import google_crc32c
 from raftkv.log_storage import RESTORE, StorageError
 from raftkv.raft.types import Entry, EntryKind, LogPosition
 
-FORMAT_VERSION: Final = 1
-"""Also of the kinds of entries: a new kind is a new version."""
+FORMAT_VERSION: Final = 2
+"""Also of the kinds of entries: a new kind is a new version. Version 2 brought EntryKind.CONFIGURATION."""
+READABLE_VERSIONS: Final = (1, 2)
 _SEGMENT_MAGIC: Final = b"RAFTLOG\n"
 _SEGMENT: Final = struct.Struct("<8sIQ16sQQQ")
 _CHECKSUM: Final = struct.Struct("<I")
@@ -61,11 +62,13 @@ class SegmentHeader:
     first_batch: int
     previous: LogPosition
     """Of the last entry before this segment."""
+    version: int = field(default=FORMAT_VERSION, compare=False)
+    """Of the format that the file says it has."""
 
     def encode(self) -> bytes:
         header = _SEGMENT.pack(
             _SEGMENT_MAGIC,
-            FORMAT_VERSION,
+            self.version,
             self.number,
             self.incarnation,
             self.first_batch,
@@ -81,11 +84,11 @@ def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
     if checksum != _CHECKSUM.pack(google_crc32c.value(header)):
         raise damaged(path, 0, "this is not the header of a segment")
     magic, version, number, incarnation, first_batch, index, term = _SEGMENT.unpack(header)
-    if (magic, version) != (_SEGMENT_MAGIC, FORMAT_VERSION):
+    if magic != _SEGMENT_MAGIC or version not in READABLE_VERSIONS:
         raise StorageError(
             f"{path}: written by another version (format {version}, known here is {FORMAT_VERSION}); run that version"
         )
-    return SegmentHeader(number, incarnation, first_batch, LogPosition(term, index))
+    return SegmentHeader(number, incarnation, first_batch, LogPosition(term, index), version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,12 @@ def find_later_batch(data: bytes, segment: SegmentHeader, after: int, batch: int
 def terms_of(header: FrameHeader, body: bytes) -> Iterator[int]:
     """The terms of a frame's entries."""
     return (term for term, _, _, _ in _ENTRY.iter_unpack(body[: header.count * _ENTRY.size]))
+
+
+def configurations_of(header: FrameHeader, body: bytes) -> list[int]:
+    """The indexes of those of a frame's entries that are configurations."""
+    table = _ENTRY.iter_unpack(body[: header.count * _ENTRY.size])
+    return [index for index, entry in enumerate(table, header.first_index) if entry[3] == EntryKind.CONFIGURATION]
 
 
 def decode_entries(header: FrameHeader, body: bytes) -> Iterator[Entry]:

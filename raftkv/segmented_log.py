@@ -28,11 +28,13 @@ from typing import Final
 from raftkv.disk import Disk, File, disk_errors, read_file, replace_file
 from raftkv.log_index import LogIndex, Place
 from raftkv.log_storage import RESTORE, StorageError
-from raftkv.raft.types import ORIGIN, Entry, LogPosition
+from raftkv.raft.types import ORIGIN, Entry, EntryKind, LogPosition
 from raftkv.segment import (
+    FORMAT_VERSION,
     HEADER_BYTES,
     FrameHeader,
     SegmentHeader,
+    configurations_of,
     damaged,
     decode_entries,
     decode_frame,
@@ -147,7 +149,7 @@ class SegmentedLog:
             raise damaged(path, self._end, f"batch {header.batch} where {self._last_batch + 1} belongs")
         if not self.commit_index < header.first_index <= self.index.last_index + 1:
             raise damaged(path, self._end, f"entry {header.first_index} does not follow {self.index.last_index}")
-        self._take_in(header, terms_of(header, body))
+        self._take_in(header, terms_of(header, body), configurations_of(header, body))
 
     def _refuse_damage(self, path: str, data: bytes, is_last: bool) -> None:
         """Raise, unless what lies behind the last whole batch can be what a crash has left of the next one."""
@@ -177,8 +179,9 @@ class SegmentedLog:
     # Writing
 
     def is_full(self, segment_bytes: int) -> bool:
-        """Whether the last segment has grown to so many bytes."""
-        return self._end >= segment_bytes
+        """Whether the last segment has grown to so many bytes; or is of an older format, whose readers would not
+        understand what is appended now."""
+        return self._end >= segment_bytes or self._segments[-1].version < FORMAT_VERSION
 
     def start_segment(self) -> None:
         """Go on in a new segment."""
@@ -197,11 +200,12 @@ class SegmentedLog:
         with disk_errors(self.path(segment.number)):
             self._writer.write(self._end, frame)
             self._writer.sync()
-        self._take_in(header, (entry.term for entry in entries))
+        configurations = [entry.index for entry in entries if entry.kind is EntryKind.CONFIGURATION]
+        self._take_in(header, (entry.term for entry in entries), configurations)
 
-    def _take_in(self, header: FrameHeader, terms: Iterable[int]) -> None:
+    def _take_in(self, header: FrameHeader, terms: Iterable[int], configurations: Iterable[int]) -> None:
         place = Place(self.last_segment, self._end, header.frame_bytes, header.first_index, header.last_index)
-        self.index.append(place, terms)
+        self.index.append(place, terms, configurations)
         self.commit_index = max(self.commit_index, header.commit_index)
         self._last_batch = header.batch
         self._end = place.end

@@ -38,7 +38,7 @@ from raftkv.operations import (
 )
 from raftkv.raft.messages import Reply, Request
 from raftkv.raft.types import EntryKind, Proposal
-from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Unknown, Write
+from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Refused, Unknown, Write
 from raftkv.replica import Status as ReplicaStatus
 from raftkv.transport import Membership
 from raftkv.wire import raft_pb2 as wire
@@ -248,6 +248,10 @@ class _Pending:
             return Refusal(grpc.StatusCode.UNAVAILABLE, f"{outcome.reason}; {self._meaning}")
         if isinstance(outcome, NotLeader):
             return self._service.redirect(outcome.leader_id)
+        if isinstance(outcome, Refused):
+            # The code says whether it is worth another try: nothing has been done in either case.
+            status = grpc.StatusCode.RESOURCE_EXHAUSTED if outcome.try_again else grpc.StatusCode.FAILED_PRECONDITION
+            return Refusal(status, outcome.reason)
         try:
             return self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value)
         except Refusal as refusal:

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode, meta_of
 from raftkv.log_storage import RESTORE, LogStorage, SnapshotWriter, StorageError
+from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.core import Raft
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
@@ -160,7 +161,8 @@ class Snapshots:
             self._machine.merge(_MERGED_KEYS)
         elif self._saver is not None and self._save is None and now >= self._not_before and self._is_due():
             state = self._machine.freeze()
-            self._save = Save(state, meta_of(state, configuration=b""))
+            configuration = self._raft.log.configurations.at(self._machine.applied_index)
+            self._save = Save(state, meta_of(state, encode_configuration(configuration)))
             self._bytes_saved = self._bytes
             self._saver.save(self._save)
 
@@ -177,6 +179,7 @@ class Snapshots:
         assert self._saver is not None
         meta = result.save.meta
         self._storage.adopt_snapshot(meta, result.writer, self._keep_from(meta))
+        self._raft.log.configurations.compact(meta.last.index)
         self._end_save()
         self._bytes -= self._bytes_saved
         self._retry_after = self._policy.retry_after

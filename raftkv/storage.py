@@ -231,6 +231,10 @@ class Storage:
             found = self._log.read(first, last, min(max_bytes, READ_BYTES))
         return cut(found, max_bytes)
 
+    def configurations(self) -> list[Entry]:
+        self._refuse_if_unusable()
+        return [entry for i in self._log.index.configurations for entry in self._log.read(i, i, READ_BYTES)]
+
     def replay(self) -> Iterator[Entry]:
         self._refuse_if_unusable()
         first = self.snapshot.last.index + 1 if self.snapshot else 1

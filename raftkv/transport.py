@@ -33,6 +33,11 @@ from raftkv.wire import raft_pb2 as wire
 
 NO_OP_TEXT: Final = "NO-OP"
 """What the wire's LogEntry calls the first entry of a term (the contract's word)."""
+CONFIGURATION_TEXT: Final = "CONFIGURATION"
+"""The same for an entry that changes the members. No client's command has either name."""
+
+_NAMES: Final = {EntryKind.NO_OP: NO_OP_TEXT, EntryKind.CONFIGURATION: CONFIGURATION_TEXT, EntryKind.BATCH: ""}
+_KINDS: Final = {name: kind for kind, name in _NAMES.items()}
 
 WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest
 WireReply = wire.AppendEntriesReply | wire.RequestVoteReply
@@ -57,16 +62,14 @@ def entry_to_wire(entry: Entry) -> wire.LogEntry:
     """An entry without its index, which follows from the request's prev_log_index."""
     if entry.kind is EntryKind.TEXT:
         return wire.LogEntry(term=entry.term, operation=entry.payload.decode(), time_ms=entry.time_ms)
-    operation = NO_OP_TEXT if entry.kind is EntryKind.NO_OP else ""
-    return wire.LogEntry(term=entry.term, operation=operation, payload=entry.payload, time_ms=entry.time_ms)
+    return wire.LogEntry(term=entry.term, operation=_NAMES[entry.kind], payload=entry.payload, time_ms=entry.time_ms)
 
 
 def entry_from_wire(entry: wire.LogEntry, index: int) -> Entry:
-    if not entry.operation:
-        return Entry(index, entry.term, EntryKind.BATCH, entry.payload, entry.time_ms)
-    if entry.operation == NO_OP_TEXT:
-        return Entry(index, entry.term, EntryKind.NO_OP, entry.payload, entry.time_ms)
-    return Entry(index, entry.term, EntryKind.TEXT, entry.operation.encode(), entry.time_ms)
+    kind = _KINDS.get(entry.operation)
+    if kind is None:
+        return Entry(index, entry.term, EntryKind.TEXT, entry.operation.encode(), entry.time_ms)
+    return Entry(index, entry.term, kind, entry.payload, entry.time_ms)
 
 
 _MAX_COUNT: Final = 1 << 62

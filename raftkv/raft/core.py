@@ -13,17 +13,20 @@ How a message is treated (Raft paper, figure 2; numbers in the comments are its 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raftkv.raft.configuration import Change, ChangeRefused, Promote, changed, encode_configuration
 from raftkv.raft.invariants import check_state, check_transition, observe
 from raftkv.raft.lease import Grant, Promises, Rounds
 from raftkv.raft.log import InvariantBroken, Log, LogStore
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
 from raftkv.raft.progress import Progress, State
-from raftkv.raft.quorum import is_majority, majority, reached_by_majority
+from raftkv.raft.quorum import is_majority, reached_by_majority
 from raftkv.raft.ready import Ready, ReadyRead
 from raftkv.raft.roles import Candidate, Follower, Leader, PreCandidate, Role, WaitingRead
 from raftkv.raft.types import Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
@@ -78,11 +81,11 @@ class Raft:
         now: float,
     ) -> None:
         """The member `me` as it starts from what is durable: `hard_state`, the log in `store`, and `committed_index`, a
-        commit index that was true before the restart (0 is always safe). Entries up to it count as applied already."""
+        commit index that was true before the restart (0 is always safe). Entries up to it count as applied already.
+        `configuration`: the one that holds until the log, or the store's snapshot, says otherwise."""
         self.config = config
         self.me = me
-        self.configuration = configuration
-        self.log = Log(store, committed_index)
+        self.log = Log(store, committed_index, configuration)
         self.handed_out_index = committed_index
         """The last entry handed out to be applied. handed_out_index <= log.committed_index <= log.last_index."""
         self.lease: Grant | None = None
@@ -100,7 +103,7 @@ class Raft:
         self._lost_reads: list[int] = []
         self._notes: list[str] = []
         self._outstanding: Ready | None = None
-        alone = configuration.voters == {me}
+        alone = self.configuration.voters == {me}
         self.role: Role = Follower(now if alone else self._draw_election_deadline())
         self._observed = observe(self)
 
@@ -117,6 +120,16 @@ class Raft:
     @property
     def longest_promise_ms(self) -> int:
         return self._hard_state.longest_promise_ms
+
+    @property
+    def configuration(self) -> Configuration:
+        """The latest one in the log, committed or not (diss. 4.1)."""
+        return self.log.configurations.latest
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether the latest configuration is not known to be committed yet."""
+        return self.log.configurations.latest_index > self.committed_index
 
     @property
     def committed_index(self) -> int:
@@ -149,9 +162,10 @@ class Raft:
     # ---- inputs ------------------------------------------------------------------------------------------------------
 
     def step(self, message: Message, now: float) -> None:
-        """Take in a message from a peer. Every request gets exactly one reply."""
+        """Take in a message from a peer. Every request gets exactly one reply, also one of somebody who is no member as
+        far as this one knows (diss. 4.1): its log may be behind. Whose answers count is judged when they do."""
         self._begin_input(now)
-        if message.sender not in self.configuration.members or message.recipient != self.me:
+        if message.sender in (0, self.me) or message.recipient != self.me:
             raise ValueError(f"message from {message.sender} to {message.recipient} reached member {self.me}")
         if self._settle_term(message):
             _HANDLERS[type(message)](self, message)
@@ -169,7 +183,7 @@ class Raft:
         """Append entries to the leader's log; they go out with the next Ready. Raises NotLeader."""
         self._begin_input(now)
         leader = self._require_leader()
-        time_ms = leader.log_time_ms + int((self._now - leader.elected_at) * 1000)
+        time_ms = leader.log_time(self._now)
         first = self.log.last_index + 1
         entries = [Entry(first + i, self.current_term, p.kind, p.payload, time_ms) for i, p in enumerate(proposals)]
         self.log.append(entries)
@@ -185,6 +199,27 @@ class Raft:
         round = 0 if under_lease else leader.rounds.current + 1
         leader.reads.append(WaitingRead(token, self.committed_index, round))
         leader.wanted_round = max(leader.wanted_round, round)
+
+    def change_configuration(self, change: Change, now: float) -> LogPosition:
+        """Append the configuration that the change leads to, and use it from now on (diss. 4.1). Raises NotLeader, or
+        ChangeRefused: one change at a time, and none before an entry of the leader's own term is committed (hazard
+        45)."""
+        self._begin_input(now)
+        leader = self._require_leader()
+        new = changed(self.configuration, change, self.log.last_index + 1)
+        if self.is_changing:
+            raise ChangeRefused("another change is not committed yet", try_again=True)
+        if not self.is_serving:
+            raise ChangeRefused("this leader has not committed an entry in its term yet", try_again=True)
+        heard_at = leader.rounds.majority_answered_at(new.voters, self._now)
+        if new.voters != self.configuration.voters and self._now - heard_at >= self.config.election_timeout:
+            raise ChangeRefused("too few of those who would have a vote then can be reached", try_again=True)
+        index, payload = self.log.last_index + 1, encode_configuration(new)
+        entry = Entry(index, self.current_term, EntryKind.CONFIGURATION, payload, leader.log_time(self._now))
+        self.log.append([entry])
+        self._note(f"changes the configuration with entry {index}: {change}")
+        self._adopt_configuration(leader)
+        return entry.position
 
     def unreachable(self, peer: int, now: float) -> None:
         """A call to the peer has failed: what was in flight may be lost."""
@@ -238,6 +273,7 @@ class Raft:
             self._count_vote(self.role, self.me)
         if isinstance(self.role, Leader):
             self._commit_by_majority(self.role)
+            self._leave_if_removed(self.role)
         check_state(self)
         before, self._observed = self._observed, observe(self)
         check_transition(before, self._observed)
@@ -288,7 +324,7 @@ class Raft:
     # ---- elections (5.2, 5.4.1; diss. 9.6) ---------------------------------------------------------------------------
 
     def _start_pre_vote(self) -> None:
-        if self.me not in self.configuration.voters:
+        if not self._may_stand():
             self.role = Follower(self._draw_election_deadline())
             return
         if not isinstance(self.role, PreCandidate):  # said once, not at every further try
@@ -296,6 +332,13 @@ class Raft:
         self.role = PreCandidate(self._draw_election_deadline(), {self.me})
         self._ask_for_votes(self.current_term + 1, pre_vote=True)
         self._start_election_if_welcome(self.role)
+
+    def _may_stand(self) -> bool:
+        """Whether it has a vote; or had one until its removal, if that is not committed yet: there may be nobody else
+        who can win (diss. 4.2.2). Its own vote does not count then."""
+        if self.me in self.configuration.voters:
+            return True
+        return self.is_changing and self.me in self.log.configurations.previous.voters
 
     def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
         if not is_majority(self.configuration.voters, pre_candidate.granted_by):
@@ -352,7 +395,7 @@ class Raft:
         last = self.log.last_index
         log_time_ms = self.log.last_time_ms
         serve_from = max(candidate.serve_from, self._promises.until())
-        self.role = Leader(
+        self.role = leader = Leader(
             progress={peer: Progress(next_index=last + 1) for peer in self.configuration.members - {self.me}},
             rounds=Rounds(self.me, self._now),
             heartbeat_due=self._now + self.config.heartbeat_interval,
@@ -361,6 +404,7 @@ class Raft:
             elected_at=self._now,
             log_time_ms=log_time_ms,
         )
+        self._adopt_configuration(leader)
         # Section 8: only an entry of its own term tells a leader what is committed.
         self.log.append([Entry(last + 1, self.current_term, EntryKind.NO_OP, self.config.term_settings, log_time_ms)])
         voters = ", ".join(map(str, sorted(candidate.granted_by)))
@@ -423,14 +467,13 @@ class Raft:
 
     def _has_lost_majority(self, leader: Leader) -> bool:
         voters = self.configuration.voters
-        if majority(voters) == 1:
-            return False
         return self._now - leader.rounds.majority_answered_at(voters, self._now) >= self.config.election_timeout
 
     def _begin_round(self, leader: Leader) -> None:
         """Ask everybody for a sign: entries where some are due, else an empty request at a place known to match."""
         leader.rounds.begin(self._now)
         leader.heartbeat_due = self._now + self.config.heartbeat_interval
+        leader.forget_who_left(self._now)
         for peer, progress in leader.progress.items():
             if not self._send_entries(leader, peer, progress):
                 prev = progress.match_index if progress.state is State.REPLICATE else progress.next_index - 1
@@ -484,6 +527,7 @@ class Raft:
                 raise InvariantBroken(f"{reply.sender} acknowledges entry {reply.match_index}, which was never sent")
             if progress.succeeded(reply.match_index):
                 self._commit_by_majority(leader)
+            self._promote_if_caught_up(leader, reply.sender)
         elif not progress.is_stale_rejection(reply.rejected_index):
             progress.probe(self._next_index_after(reply))
             # A follower that rejects what it once acknowledged has lost its log. Asking again at once would get the
@@ -512,7 +556,41 @@ class Raft:
             self._renew_lease(leader)
 
     def _commit(self, index: int) -> None:
-        self.log.committed_index = max(self.log.committed_index, index)
+        if index <= self.committed_index:
+            return
+        is_news = self.committed_index < self.log.configurations.latest_index <= index
+        self.log.committed_index = index
+        if is_news and self.me not in self.configuration.members:
+            self._note(f"is no member of the cluster any more: removed by entry {self.log.configurations.latest_index}")
+
+    # ---- membership (diss. 4) ----------------------------------------------------------------------------------------
+
+    def _adopt_configuration(self, leader: Leader) -> None:
+        """Lead by the configuration that has just become the latest one."""
+        leader.adopt(self.configuration, self.me, self.log.last_index, self._now)
+        # A lease has to rest on a majority of the present voters. Whoever may win an election has this configuration or
+        # the one before it, and any majority of either meets each of these; not so with a lease of two changes ago.
+        self.lease = None
+        self._renew_lease(leader)
+
+    def _promote_if_caught_up(self, leader: Leader, learner: int) -> None:
+        """Give a learner its vote as soon as it would hold up nothing (diss. 4.2.1)."""
+        rounds = leader.catching_up.get(learner)
+        match = leader.progress[learner].match_index
+        if rounds and rounds.is_done(match, self.log.last_index, self._now, self.config.election_timeout):
+            with suppress(ChangeRefused):  # not just now; the next answer is not far
+                self.change_configuration(Promote(learner), self._now)
+
+    def _leave_if_removed(self, leader: Leader) -> None:
+        """Step down once an entry is committed that leaves out this member, and this member's callers know (diss.
+        4.2.2). Those who are removed are told for a while, so that they are quiet, but may be gone."""
+        removed_at = self.log.configurations.latest_index
+        if self.handed_out_index < removed_at:
+            return
+        leader.removal_is_committed(self._now + 4 * self.config.election_timeout)
+        if self.me not in self.configuration.voters:
+            self._begin_round(leader)  # says what is committed
+            self._become_follower(self.current_term, f"removed by entry {removed_at}")
 
     # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------
 
@@ -520,7 +598,8 @@ class Raft:
         voters = self.configuration.voters
         if self.config.lease_duration and self.is_serving and leader.rounds.by_majority(voters):
             length = self.config.lease_duration_ms / 1000 * (1 - self.config.clock_drift)
-            self.lease = Grant(self.current_term, leader.rounds.majority_heard_at(voters) + length)
+            heard_at = leader.rounds.majority_heard_at(voters)
+            self.lease = Grant(self.current_term, heard_at + length) if heard_at > -math.inf else None
 
     def _release_reads(self, leader: Leader, applied_index: int) -> list[ReadyRead]:
         """The reads that are confirmed, in order of arrival, as long as their index will have been applied by then."""

@@ -27,6 +27,7 @@ class Observed:
     handed_out_index: int
     last_index: int
     leads: bool
+    voters: frozenset[int]
 
 
 def observe(raft: Raft) -> Observed:
@@ -38,6 +39,7 @@ def observe(raft: Raft) -> Observed:
         raft.handed_out_index,
         raft.log.last_index,
         isinstance(raft.role, Leader),
+        raft.configuration.voters,
     )
 
 
@@ -56,7 +58,16 @@ def check_state(raft: Raft) -> None:
     _require(log.durable_index <= log.last_index, f"durable {log.durable_index} <= last {log.last_index}")
     if isinstance(role, Candidate | Leader):
         _require(raft.voted_for == raft.me, f"a {type(role).__name__} has voted for itself, not {raft.voted_for}")
+    configurations = log.configurations
+    _require(configurations.latest_index <= log.last_index, "the configuration is one of the log's")
     if isinstance(role, Leader):
+        others = (raft.configuration.members - {raft.me}) | role.leaving.keys()
+        _require(role.progress.keys() == others, f"a leader knows of {sorted(others)}, not {sorted(role.progress)}")
+        removed = raft.me not in raft.configuration.voters and raft.handed_out_index >= configurations.latest_index
+        _require(not removed, "a leader that is removed has stepped down")
+        if raft.is_serving:
+            uncommitted = configurations.count_after(log.committed_index)
+            _require(uncommitted <= 1, f"one change of the configuration at a time, not {uncommitted}")
         for peer, progress in role.progress.items():
             _require(
                 progress.match_index < progress.next_index <= log.last_index + 1,
@@ -78,6 +89,8 @@ def check_transition(before: Observed, after: Observed) -> None:
         )
         if before.leads and after.leads:
             _require(after.last_index >= before.last_index, "a leader's log only grows (Leader Append-Only, 5.3)")
+            others = len(before.voters ^ after.voters)
+            _require(others <= 1, f"the voters change one at a time, not {others} (diss. 4.1)")
     _require(after.longest_promise_ms >= before.longest_promise_ms, "the longest promise only grows")
     _require(
         after.committed_index >= before.committed_index,

@@ -100,6 +100,11 @@ class Rounds:
         return sorted(answered, reverse=True)[majority(voters) - 1]
 
     def majority_heard_at(self, voters: Collection[int]) -> float:
-        """When the last round that a majority has acknowledged began. Before any was: when the term did."""
-        self.by_majority(voters)
-        return self._began[0][1]
+        """When the last round that a majority has acknowledged began. Before any was: when the term did.
+
+        -inf if that is not known any more: the voters are others than before, and what a majority of *these* has
+        acknowledged is older than what the former majority had.
+        """
+        reached = self.by_majority(voters)
+        round, began = self._began[0]
+        return began if round <= max(reached, 1) else -math.inf

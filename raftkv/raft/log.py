@@ -19,7 +19,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
-from raftkv.raft.types import ORIGIN, Entry, LogPosition, SnapshotMeta
+from raftkv.raft.configuration import Configurations, decode_configuration
+from raftkv.raft.types import NOBODY, ORIGIN, Configuration, Entry, LogPosition, SnapshotMeta
 
 
 class Compacted(IndexError):
@@ -54,10 +55,28 @@ class LogStore(Protocol):
         """Entries first..last, cut once they exceed max_bytes of payload, but at least one. Raises on a failed read,
         and Compacted if `first` is not held any more."""
 
+    def configurations(self) -> list[Entry]:
+        """The entries held that are configurations, in order. Raises on a failed read."""
+
+
+def configurations_of(store: LogStore, founding: Configuration) -> Configurations:
+    """The configurations of a durable log; `founding` is what holds until it has another."""
+    snapshot = store.snapshot
+    if snapshot is None:
+        configurations = Configurations(founding, store.previous().index)
+    else:
+        as_of_then = decode_configuration(snapshot.configuration) if snapshot.configuration else founding
+        configurations = Configurations(as_of_then, snapshot.last.index)
+    configurations.take_in(e for e in store.configurations() if e.index > configurations.latest_index)
+    return configurations
+
 
 class Log:
-    def __init__(self, store: LogStore, committed_index: int) -> None:
+    def __init__(self, store: LogStore, committed_index: int, configuration: Configuration = NOBODY) -> None:
+        """`configuration`: the one that holds until the log or the store's snapshot says otherwise."""
         self._store = store
+        self.configurations = configurations_of(store, configuration)
+        """Those of this log, durable or not."""
         self._tail: list[Entry] = []
         """Not yet durable; may begin at or below the store's end, and then replaces what is there."""
         self.committed_index = committed_index
@@ -140,6 +159,7 @@ class Log:
         if entries and entries[0].index != self.last_index + 1:
             raise InvariantBroken(f"entry {entries[0].index} does not follow the log's last, {self.last_index}")
         self._tail.extend(entries)
+        self.configurations.take_in(entries)
 
     def merge(self, entries: Sequence[Entry]) -> None:
         """Take in a leader's entries, whose predecessor this log holds.
@@ -162,6 +182,8 @@ class Log:
         if index <= self.committed_index:
             raise InvariantBroken(f"entry {index} is committed (up to {self.committed_index}) and must not be replaced")
         self._tail = [*(entry for entry in self._tail if entry.index < index), *entries]
+        self.configurations.truncate(index)
+        self.configurations.take_in(entries)
 
     def pending(self) -> list[Entry]:
         """What has to become durable. Its first index may be at or below the end of the store."""

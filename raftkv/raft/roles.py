@@ -10,8 +10,10 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.lease import Rounds
 from raftkv.raft.progress import Progress
+from raftkv.raft.types import Configuration
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class WaitingRead:
 @dataclass(slots=True)
 class Leader:
     progress: dict[int, Progress]
-    """Of every other member."""
+    """Of every other member, and of those `leaving`."""
     rounds: Rounds
     heartbeat_due: float
     term_start_index: int
@@ -67,6 +69,33 @@ class Leader:
     """In order of arrival."""
     wanted_round: int = 0
     """The highest round that any read has ever needed."""
+    catching_up: dict[int, CatchingUp] = field(default_factory=dict)
+    """Of each learner."""
+    leaving: dict[int, float] = field(default_factory=dict)
+    """Members that are removed -> until when they are still told of it; inf while that is not committed."""
+
+    def log_time(self, now: float) -> int:
+        """Log time of what is appended now, milliseconds."""
+        return self.log_time_ms + int((now - self.elected_at) * 1000)
+
+    def adopt(self, configuration: Configuration, me: int, last_index: int, now: float) -> None:
+        """Keep track of those who are members now, and of who is to be told that it no longer is."""
+        for peer in configuration.members - {me}:
+            if self.leaving.pop(peer, None) is not None or peer not in self.progress:
+                # Whoever comes back is another: nothing that was known of its log is true any more.
+                self.progress[peer] = Progress(next_index=last_index + 1)
+        for peer in self.progress.keys() - configuration.members:
+            self.leaving.setdefault(peer, math.inf)
+        known = self.catching_up
+        self.catching_up = {peer: known.get(peer) or CatchingUp(last_index, now) for peer in configuration.learners}
+
+    def removal_is_committed(self, until: float) -> None:
+        """Tell those who are leaving of it until then, and no longer: they may be gone."""
+        self.leaving = {peer: min(known, until) for peer, known in self.leaving.items()}
+
+    def forget_who_left(self, now: float) -> None:
+        for peer in [peer for peer, until in self.leaving.items() if until <= now]:
+            del self.leaving[peer], self.progress[peer]
 
 
 Role = Follower | PreCandidate | Candidate | Leader

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class EntryKind(IntEnum):
-    """What an entry's payload is. The algorithm itself tells apart only NO_OP from the rest."""
+    """What an entry's payload is. The algorithm itself looks only into a CONFIGURATION."""
 
     NO_OP = 0
     """The first entry of a leader's term (section 8). Payload: the settings of the term, for the state machine."""
@@ -19,6 +19,8 @@ class EntryKind(IntEnum):
     """One operation in the text form of the wire, UTF-8: `SET key value`."""
     BATCH = 2
     """A client's batch of operations, its bytes as they came (`raftkv.operations`)."""
+    CONFIGURATION = 3
+    """Who belongs to the cluster from here on (dissertation, 4.1). Payload: `raftkv.raft.configuration`."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -82,7 +84,7 @@ class SnapshotMeta:
     time_ms: int = 0
     """The log time of that entry, from which a leader without any later entry goes on."""
     configuration: bytes = b""
-    """Who belonged to the cluster as of that entry. Opaque here."""
+    """Who belonged to the cluster as of that entry (`raftkv.raft.configuration`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,16 @@ class Configuration:
 
     voters: frozenset[int]
     learners: frozenset[int] = field(default_factory=frozenset)
+    addresses: tuple[tuple[int, str], ...] = ()
+    """(member, address), by member. Text that the algorithm never looks at; it may leave out members."""
+    joined: tuple[tuple[int, int], ...] = ()
+    """(member, index of the entry that brought it in), by member; founding members are left out. A member that is
+    removed and added again is another one, whatever its disk holds."""
 
     @property
     def members(self) -> frozenset[int]:
         return self.voters | self.learners
+
+
+NOBODY = Configuration(frozenset())
+"""What a member goes by that has just joined and has no log yet: it never stands for election."""

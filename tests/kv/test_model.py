@@ -61,7 +61,7 @@ class Model:
                 self.settings = decode_settings(entry.payload)
         self.end_sessions()
         try:
-            if entry.kind is EntryKind.NO_OP:
+            if entry.kind in (EntryKind.NO_OP, EntryKind.CONFIGURATION):
                 return []
             if entry.kind is EntryKind.TEXT:
                 return [self.change(parse_text(entry.payload.decode()))]

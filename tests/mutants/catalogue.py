@@ -8,19 +8,19 @@ from typing import Final
 
 from tests.mutants.clients import CLIENTS
 from tests.mutants.durability import DURABILITY
+from tests.mutants.membership import MEMBERSHIP
 from tests.mutants.mutant import Mutant
 from tests.mutants.reads import READS
 from tests.mutants.replication import REPLICATION
 from tests.mutants.shared import SHARED
 from tests.mutants.slips import SLIPS
 
-MUTANTS: Final = (*DURABILITY, *REPLICATION, *READS, *CLIENTS, *SHARED, *SLIPS)
+MUTANTS: Final = (*DURABILITY, *REPLICATION, *MEMBERSHIP, *READS, *CLIENTS, *SHARED, *SLIPS)
 
 LAST_HAZARD: Final = 60
 """Hazards are counted from 1."""
 
 _SNAPSHOTS: Final = "there are no snapshots yet"
-_MEMBERSHIP: Final = "the members of a cluster can't be changed yet"
 NOT_YET: Final = {
     16: _SNAPSHOTS,
     31: _SNAPSHOTS,
@@ -29,8 +29,7 @@ NOT_YET: Final = {
     34: _SNAPSHOTS,
     35: _SNAPSHOTS,
     40: "there is no transfer of leadership yet",
-    45: _MEMBERSHIP,
-    46: f"{_MEMBERSHIP}, nor a member's incarnation be told apart",
+    46: "a member's incarnation is not looked at yet",
 }
 """Hazards of what does not exist."""
 

@@ -219,7 +219,7 @@ REPLICATION = [
     Mutant(
         "the commit index goes back",
         (29,),
-        (Patch(_CORE, "Raft._commit", "max(self.log.committed_index, index)", "index"),),
+        (Patch(_CORE, "Raft._commit", "if index <= self.committed_index", "if index == self.committed_index"),),
         _HAZARDS,
     ),
     Mutant(

@@ -133,7 +133,7 @@ SLIPS = [
     ),
     _slip(
         "the lease counts from the latest round",
-        *(_LEASE, "Rounds.majority_heard_at", "self._began[0][1]", "self._began[-1][1]"),
+        *(_LEASE, "Rounds.majority_heard_at", "= self._began[0]", "= self._began[0][0], self._began[-1][1]"),
         "tests/raft/test_lease.py",
     ),
     _slip(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from raftkv.memory_storage import MemoryStorage
+from raftkv.raft.configuration import Change, encode_configuration
 from raftkv.raft.core import Config, Raft
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
 from raftkv.raft.ready import ReadyRead
@@ -43,6 +44,12 @@ def at(index: int, term: int) -> LogPosition:
 def entries(terms: Sequence[int], first: int = 1) -> list[Entry]:
     """Consecutive entries with these terms. Equal index and term make equal entries, as Log Matching wants it."""
     return [Entry(i, term, EntryKind.TEXT, b"SET k%d %d" % (i, term)) for i, term in enumerate(terms, first)]
+
+
+def members_entry(index: int, *voters: int, term: int) -> Entry:
+    """An entry that makes these the voters."""
+    payload = encode_configuration(Configuration(frozenset(voters)))
+    return Entry(index, term, EntryKind.CONFIGURATION, payload)
 
 
 def text(*commands: str) -> list[Proposal]:
@@ -87,6 +94,7 @@ class Lone:
         self.now = now
         self.config = config
         self.configuration = Configuration(frozenset(range(1, size + 1)), frozenset(learners))
+        """What it goes by until its log says otherwise."""
         self.storage = MemoryStorage(me)
         current = max([0, *terms]) if term is None else term
         self.storage.persist(HardState(current, voted_for, longest_promise_ms), entries(terms), committed)
@@ -192,6 +200,10 @@ class Lone:
         self.raft.propose(text(*commands), self.now)
         return self.settle()
 
+    def change(self, change: Change) -> list[Message]:
+        self.raft.change_configuration(change, self.now)
+        return self.settle()
+
     def read(self, token: int) -> list[Message]:
         self.raft.read(token, self.now)
         return self.settle()
@@ -270,6 +282,13 @@ class Lone:
         term = self.term if term is None else term
         new = tuple(entries(terms, prev.index + 1))
         return AppendEntries(sender, self.me, term, prev, new, commit, lease_ms, round, call)
+
+    def append_members(
+        self, *voters: int, sender: int = 2, prev: LogPosition = ORIGIN, commit: int = 0, lease_ms: int = 0
+    ) -> AppendEntries:
+        """A leader's request with a configuration of these voters behind `prev`."""
+        entry = members_entry(prev.index + 1, *voters, term=self.term)
+        return AppendEntries(sender, self.me, self.term, prev, (entry,), commit, lease_ms, 1)
 
     def ack(
         self, sender: int, match: int | None = None, round: int | None = None, term: int | None = None

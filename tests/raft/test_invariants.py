@@ -94,7 +94,14 @@ def test_a_broken_state_stops_the_member_at_its_next_step() -> None:
 
 
 BEFORE = Observed(
-    term=3, voted_for=1, longest_promise_ms=400, committed_index=5, handed_out_index=4, last_index=9, leads=True
+    term=3,
+    voted_for=1,
+    longest_promise_ms=400,
+    committed_index=5,
+    handed_out_index=4,
+    last_index=9,
+    leads=True,
+    voters=frozenset({1, 2, 3}),
 )
 
 
@@ -108,6 +115,8 @@ BEFORE = Observed(
         (replace(BEFORE, longest_promise_ms=399), "the longest promise only grows"),
         (replace(BEFORE, committed_index=4), "the commit index went back from 5 to 4"),
         (replace(BEFORE, handed_out_index=3), "what was handed out went back"),
+        (replace(BEFORE, voters=frozenset({1, 2, 3, 4, 5})), "the voters change one at a time, not 2"),
+        (replace(BEFORE, voters=frozenset({1, 2, 4})), "the voters change one at a time, not 2"),
     ],
 )
 def test_a_step_that_must_never_be_is_noticed(after: Observed, message: str) -> None:
@@ -122,6 +131,8 @@ def test_a_step_that_must_never_be_is_noticed(after: Observed, message: str) -> 
         replace(BEFORE, term=4, voted_for=2, leads=False),
         replace(BEFORE, term=4, voted_for=0, last_index=6, leads=False),
         replace(BEFORE, leads=False, last_index=7),
+        replace(BEFORE, voters=frozenset({2, 3})),
+        replace(BEFORE, voters=frozenset({4, 5}), leads=False),
         replace(BEFORE, longest_promise_ms=500, committed_index=9, handed_out_index=9, last_index=12),
     ],
 )

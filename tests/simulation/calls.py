@@ -7,9 +7,10 @@ from typing import Any
 
 from raftkv.kv import StateMachine
 from raftkv.operations import Malformed, decode_batch, format_text
+from raftkv.raft.configuration import decode_configuration, describe_configuration
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
 from raftkv.raft.types import Entry, EntryKind, Proposal
-from raftkv.replica import Applied, NotLeader, Outcome, Served, Unknown
+from raftkv.replica import Applied, NotLeader, Outcome, Refused, Served, Unknown
 
 WITHOUT_TURN = "under the lease, without the turn"
 IN_TURN = "under the lease, in the turn"
@@ -84,6 +85,8 @@ def describe_payload(kind: EntryKind, payload: bytes) -> str:
     """What an entry holds, in a few words."""
     if kind is EntryKind.NO_OP:
         return "NO-OP"
+    if kind is EntryKind.CONFIGURATION:
+        return f"members {describe_configuration(decode_configuration(payload))}"
     if kind is EntryKind.TEXT:
         return payload.decode()
     try:
@@ -111,6 +114,8 @@ def _describe_outcome(outcome: Outcome) -> str:
             return ", ".join(f"{r.status.name}{f' {r.value >> 16}' if r.value else ''}" for r in outcome.results)
         case Served():
             return repr(outcome.value)
+        case Refused():
+            return f"refused: {outcome.reason}"
         case NotLeader():
             return f"not the leader, try {outcome.leader_id or 'another'}"
         case Unknown():

@@ -45,6 +45,25 @@ def test_a_hard_state_alone_is_persisted(storage: LogStorage, restart: Restart) 
     assert restart(storage).hard_state == HardState(4, voted_for=3, longest_promise_ms=9)
 
 
+def test_it_knows_which_entries_are_configurations(storage: LogStorage, restart: Restart) -> None:
+    first, second = (Entry(i, 1, EntryKind.CONFIGURATION, b"members %d" % i, i) for i in (2, 4))
+    append(storage, [*entries(1, 1), first, entry(3), second, entry(5)])
+    for _ in range(2):
+        assert storage.configurations() == [first, second]
+        storage = restart(storage)
+
+    append(storage, [Entry(4, 2, EntryKind.TEXT, b"SET k v")], term=2)  # takes the place of the second one
+    for _ in range(2):
+        assert storage.configurations() == [first]
+        storage = restart(storage)
+
+    third = Entry(2, 3, EntryKind.CONFIGURATION, b"others", 9)
+    append(storage, [third], term=3)
+    for _ in range(2):
+        assert storage.configurations() == [third]
+        storage = restart(storage)
+
+
 def test_to_persist_nothing_changes_nothing(storage: LogStorage, restart: Restart) -> None:
     append(storage, entries(1, 3), commit_index=2)
     storage.persist(None, [], 3)

@@ -236,7 +236,7 @@ def test_a_new_log_is_written_as_the_format_says(tmp_path: Path) -> None:
     storage.persist(HardState(3, 1), [Entry(1, 3, EntryKind.TEXT, b"SET k v", time_ms=5)], 0)
     storage.close()
     written = (tmp_path / "data" / "log-1").read_bytes()
-    header = struct.pack("<8sIQ16sQQQ", b"RAFTLOG\n", 1, 1, b"i" * 16, 1, 0, 0)
+    header = struct.pack("<8sIQ16sQQQ", b"RAFTLOG\n", 2, 1, b"i" * 16, 1, 0, 0)
     body = struct.pack("<QQIB", 3, 5, 7, 1) + b"SET k v"
     fields = struct.pack("<IIIQQQ", google_crc32c.value(body), len(body), 1, 1, 0, 1)
     place = google_crc32c.value(struct.pack("<Q16sQ", 1, b"i" * 16, len(header) + 4))

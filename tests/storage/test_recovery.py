@@ -14,7 +14,7 @@ import pytest
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition
-from raftkv.segment import HEADER_BYTES, SegmentHeader, encode_frame
+from raftkv.segment import FORMAT_VERSION, HEADER_BYTES, SegmentHeader, encode_frame
 from tests.storage.helpers import (
     DIRECTORY,
     INCARNATION,
@@ -323,14 +323,31 @@ def test_the_last_segment_may_be_torn() -> None:
 # Other versions
 
 
-def test_a_segment_of_a_newer_format_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_of_a_newer_format_is_refused_as_such() -> None:
     disk = MemoryDisk()
     open_storage(disk)
-    with monkeypatch.context() as patch:
-        patch.setattr("raftkv.segment.FORMAT_VERSION", 2)
-        disk.overwrite(LOG, SegmentHeader(1, INCARNATION, 1, LogPosition(0, 0)).encode())
+    newer = FORMAT_VERSION + 1
+    disk.overwrite(LOG, SegmentHeader(1, INCARNATION, 1, LogPosition(0, 0), newer).encode())
     disk.crash_process()
-    assert_refused(disk, r"log-1: written by another version \(format 2, known here is 1\); run that version")
+    what = rf"format {newer}, known here is {FORMAT_VERSION}"
+    assert_refused(disk, rf"log-1: written by another version \({what}\); run that version")
+
+
+def test_a_segment_of_the_older_format_is_read_and_not_written_to() -> None:
+    """Its readers would not understand a configuration."""
+    disk = MemoryDisk()
+    open_storage(disk)
+    disk.overwrite(LOG, SegmentHeader(1, INCARNATION, 1, LogPosition(0, 0), version=1).encode())
+    disk.crash_process()
+    storage = open_storage(disk)
+    entry = Entry(1, 1, EntryKind.CONFIGURATION, b"as a newer version has it")
+
+    storage.persist(HardState(1), [entry], 0)
+
+    assert disk.content(LOG) == SegmentHeader(1, INCARNATION, 1, LogPosition(0, 0), version=1).encode()
+    assert log_of(storage) == [entry]
+    disk.crash_process()
+    assert open_storage(disk).configurations() == [entry]
 
 
 @pytest.mark.parametrize("name", ["identity", "metadata"])

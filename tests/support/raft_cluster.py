@@ -22,11 +22,22 @@ from typing import Any
 from raftkv.kv import StateMachine
 from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Batch, Operation, Result, encode_batch
+from raftkv.raft.configuration import Add, Change, Remove
 from raftkv.raft.core import Config, Raft
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote
 from raftkv.raft.roles import Leader
-from raftkv.raft.types import Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
-from raftkv.replica import Input, Outcome, Query, Replica, Served, Unreachable, Write
+from raftkv.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
+from raftkv.replica import (
+    Applied,
+    ConfigurationChange,
+    Input,
+    Outcome,
+    Query,
+    Replica,
+    Served,
+    Unreachable,
+    Write,
+)
 
 Network = Callable[[Message], Sequence[float]]
 """After how many seconds each copy of a message arrives; none: it is lost."""
@@ -97,6 +108,8 @@ class Member:
     storage: MemoryStorage
     rate: float = 1.0
     """Seconds of its clock in a true second."""
+    configuration: Configuration = NOBODY
+    """Which it goes by until its log says otherwise."""
     running: Replica | None = None
     starts: int = 0
     paused: bool = False
@@ -181,7 +194,8 @@ class Cluster:
         """(when, a number that keeps the order, what, to whom): a heap."""
         self._sent = 0
         self.members = {
-            i: Member(i, MemoryStorage(i), (rates or {}).get(i, 1.0)) for i in sorted(self.configuration.voters)
+            i: Member(i, MemoryStorage(i), (rates or {}).get(i, 1.0), self.configuration)
+            for i in sorted(self.configuration.voters)
         }
         for i, member in self.members.items():
             log = entries_of((logs or {}).get(i, ()))
@@ -201,7 +215,7 @@ class Cluster:
         patience = self._patience.get(id)
         rng = random.Random(f"{self._seed} {id} {member.starts}") if patience is None else Fixed(patience)
         member.running = Replica(
-            self.configuration,
+            member.configuration,
             id,
             self._config if isinstance(self._config, Config) else self._config[id],
             member.storage,
@@ -213,6 +227,12 @@ class Cluster:
         )
         if member.starts > 1:
             self.tell(f"S{id}: starts again")
+
+    def join(self, id: int) -> Member:
+        """Start a new member, which knows of no configuration; or one that has lost all that it had."""
+        self.members[id] = Member(id, MemoryStorage(id))
+        self.start(id)
+        return self.members[id]
 
     def crash(self, id: int) -> None:
         """Stop a member dead. Its storage keeps what `persist` was given."""
@@ -278,6 +298,26 @@ class Cluster:
         answers = [Answer() for _ in proposals]
         self.turn(self.members[id], list(map(Write, proposals, answers)))
         return answers[-1]
+
+    def change(self, id: int, change: Change) -> Answer:
+        """Ask for a change of the configuration at member `id`."""
+        answer = Answer()
+        self.turn(self.members[id], [ConfigurationChange(change, answer)])
+        return answer
+
+    def add(self, id: int) -> Member:
+        """Add a new member to the cluster, and let time pass until it has its vote."""
+        leader, member = self.run_until_serving(), self.join(id)
+        answer = self.change(leader.id, Add(id, f"address of {id}"))
+        assert self.run_until(lambda: id in leader.raft.configuration.voters), answer.outcome
+        assert self.run_until(lambda: not leader.raft.is_changing)
+        return member
+
+    def remove(self, id: int) -> None:
+        """Remove a member, and let time pass until that is so."""
+        answer = self.change(self.run_until_serving().id, Remove(id))
+        assert self.run_until(lambda: answer.outcome is not None)
+        assert isinstance(answer.outcome, Applied), answer.outcome
 
     def query(self, id: int, read: Callable[[StateMachine], Any]) -> Answer:
         """Hand in a linearizable read at member `id`. What it is served must hold all that anybody has applied by

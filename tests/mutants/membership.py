@@ -1,0 +1,154 @@
+"""Mutants of changes of the membership (hazard 45, and chapter 4 of the dissertation)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+_CORE, _LOG, _ROLES, _LEASE = "raft/core.py", "raft/log.py", "raft/roles.py", "raft/lease.py"
+_RULES = ("tests/raft/test_dissertation_4_1.py", "tests/raft/test_dissertation_4_2.py")
+
+MEMBERSHIP = [
+    Mutant(
+        "a change before the leader has committed in its term",
+        (45,),
+        (Patch(_CORE, "Raft.change_configuration", "if not self.is_serving:", "if False:"),),
+        _RULES,
+    ),
+    Mutant(
+        "two changes at once",
+        (),
+        (Patch(_CORE, "Raft.change_configuration", "if self.is_changing:", "if False:"),),
+        _RULES,
+    ),
+    Mutant(
+        "a configuration counts only once it is committed",
+        (),
+        (
+            Patch(
+                _CORE,
+                "Raft.configuration",
+                "self.log.configurations.latest",
+                "self.log.configurations.at(self.log.committed_index)",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "the configuration is not rolled back",
+        (),
+        (Patch(_LOG, "Log._replace", "self.configurations.truncate(index)", "pass"),),
+        _RULES,
+    ),
+    Mutant(
+        "a restart forgets the configurations in the log",
+        (),
+        (Patch(_LOG, "Log.__init__", "self.configurations.take_in(store.configurations())", "pass"),),
+        _RULES,
+    ),
+    Mutant(
+        "a learner's copy counts",
+        (),
+        (
+            Patch(
+                _CORE,
+                "Raft._commit_by_majority",
+                "reached_by_majority(self.configuration.voters",
+                "reached_by_majority(self.configuration.members",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "a learner's vote counts",
+        (),
+        (
+            Patch(
+                _CORE,
+                "Raft._count_vote",
+                "is_majority(self.configuration.voters",
+                "is_majority(self.configuration.members",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "a removed leader counts itself",
+        (),
+        (
+            Patch(
+                _CORE,
+                "Raft._commit_by_majority",
+                "reached_by_majority(self.configuration.voters",
+                "reached_by_majority(self.configuration.voters | {self.me}",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "a removed leader leads on",
+        (),
+        (Patch(_CORE, "Raft._leave_if_removed", "if self.me not in self.configuration.voters:", "if False:"),),
+        _RULES,
+    ),
+    Mutant(
+        "a member that is being removed does not stand for election",
+        (),
+        (Patch(_CORE, "Raft._may_stand", "self.is_changing and ", "False and "),),
+        _RULES,
+    ),
+    Mutant(
+        "a removed member goes on standing for election",
+        (),
+        (Patch(_CORE, "Raft._may_stand", "self.is_changing and ", ""),),
+        _RULES,
+    ),
+    Mutant(
+        "a removed member is never told",
+        (),
+        (Patch(_ROLES, "Leader.adopt", "self.leaving.setdefault(peer, math.inf)", "self.leaving[peer] = -math.inf"),),
+        _RULES,
+    ),
+    Mutant(
+        "a removed member is called for ever",
+        (),
+        (Patch(_ROLES, "Leader.removal_is_committed", "min(known, until)", "known"),),
+        _RULES,
+    ),
+    Mutant(
+        "the match index of a removed member holds when it comes back",
+        (),
+        (
+            Patch(
+                _ROLES,
+                "Leader.adopt",
+                "if self.leaving.pop(peer, None) is not None or peer not in self.progress:",
+                "if self.leaving.pop(peer, None) is None and peer not in self.progress:",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "the lease is kept across a change",
+        (),
+        (Patch(_CORE, "Raft._adopt_configuration", "self.lease = None\nself._renew_lease(leader)", "pass"),),
+        _RULES,
+    ),
+    Mutant(
+        "the present voters' lease counts from the former ones' round",
+        (),
+        (Patch(_LEASE, "Rounds.majority_heard_at", "began if round <= max(reached, 1) else -math.inf", "began"),),
+        _RULES,
+    ),
+    Mutant(
+        "a learner is promoted before it has caught up",
+        (),
+        (Patch("raft/catching_up.py", "CatchingUp.is_done", "return False", "return True"),),
+        _RULES,
+    ),
+    Mutant(
+        "a change is made though too few would be left",
+        (),
+        (Patch(_CORE, "Raft.change_configuration", ">= self.config.election_timeout", ">= 1e9"),),
+        _RULES,
+    ),
+]

@@ -1,0 +1,281 @@
+"""Raft dissertation, sections 4.2.1 and 4.2.2: catching up of new servers, and the removal of a leader.
+
+Each test quotes its rule, and has three parts: init, test, check. (4.2.3 has its own file.)
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from raftkv.raft.catching_up import CatchingUp
+from raftkv.raft.configuration import Add, Promote, Remove
+from raftkv.raft.messages import AppendEntries
+from raftkv.replica import Applied, NotLeader
+from tests.raft.lone import DEFAULTS, Lone, at, only
+from tests.support.raft_cluster import Cluster
+
+TIMEOUT = DEFAULTS.election_timeout
+
+
+# ---- 4.2.1: catching up ----------------------------------------------------------------------------------------------
+
+
+def test_a_round_is_over_once_the_learner_holds_what_the_log_held_when_it_began() -> None:
+    """'The replication of entries to the new server is split into rounds [...]. Each round replicates all the log
+    entries present in the leader's log at the start of the round.'"""
+    rounds = CatchingUp(target=100, began=0.0)
+
+    assert not rounds.is_done(99, 150, 0.1, TIMEOUT)
+    assert rounds.target == 100
+    assert not rounds.is_done(100, 200, 2.0, TIMEOUT)
+    assert (rounds.target, rounds.began) == (200, 2.0)
+
+
+def test_a_learner_that_ends_a_round_within_an_election_timeout_has_caught_up() -> None:
+    """'If the last round lasts less than an election timeout, then the leader adds the new server to the cluster, under
+    the assumption that there are not enough unreplicated entries to create a significant availability gap.'"""
+    assert CatchingUp(target=100, began=0.0).is_done(100, 150, TIMEOUT, TIMEOUT)
+    assert not CatchingUp(target=100, began=0.0).is_done(100, 150, TIMEOUT + 0.001, TIMEOUT)
+
+
+def test_a_learner_that_has_everything_has_caught_up_however_long_it_took() -> None:
+    assert CatchingUp(target=100, began=0.0).is_done(150, 150, 99.0, TIMEOUT)
+
+
+def test_a_new_member_gets_all_of_the_log_and_then_its_vote() -> None:
+    """'[...] a new server joins the cluster as a non-voting member. The leader replicates log entries to it, but it is
+    not yet counted towards majorities [...]. Once the new server has caught up [...], the reconfiguration can
+    proceed.'"""
+    cluster = Cluster(3)
+    leader = cluster.run_until_serving()
+    cluster.write(leader.id, *(f"SET k{i} {i}" for i in range(50)))
+
+    added = cluster.add(4)
+
+    assert added.raft.configuration.voters == {1, 2, 3, 4}
+    cluster.run(1.0)
+    assert added.machine.digest() == leader.machine.digest()
+
+
+def test_a_member_that_does_not_come_up_gets_no_vote_and_holds_up_nobody() -> None:
+    cluster = Cluster(3)
+    leader = cluster.run_until_serving()
+    cluster.join(4)
+    cluster.crash(4)
+
+    assert isinstance_applied(cluster, leader.id, Add(4, "d"))
+    cluster.run(5.0)
+
+    assert leader.raft.configuration.learners == {4}
+    assert isinstance(_written(cluster, leader.id), Applied)
+
+
+def isinstance_applied(cluster: Cluster, leader: int, change: Add | Remove) -> bool:
+    answer = cluster.change(leader, change)
+    cluster.run_until(lambda: answer.outcome is not None, within=5.0)
+    return isinstance(answer.outcome, Applied)
+
+
+def _written(cluster: Cluster, leader: int) -> object:
+    answer = cluster.write(leader, "SET k v")
+    cluster.run(1.0)
+    return answer.outcome
+
+
+def test_the_next_leader_goes_on_with_the_learners_that_it_finds() -> None:
+    cluster = Cluster(3)
+    first = cluster.run_until_serving()
+    cluster.join(4)
+    cluster.isolate(4)
+    assert isinstance_applied(cluster, first.id, Add(4, "d"))
+    cluster.crash(first.id)
+    second = cluster.run_until_serving()
+
+    cluster.heal()
+    cluster.run(3.0)
+
+    assert second.raft.configuration.voters == {1, 2, 3, 4}
+
+
+def test_a_promotion_waits_for_the_change_before_it() -> None:
+    lone = Lone(learners=[4])
+    lone.serve()
+    lone.change(Remove(3))
+    lone.step(lone.ack(4))
+    assert 4 in lone.raft.configuration.learners
+
+    lone.step(lone.ack(2))
+    lone.wait(DEFAULTS.heartbeat_interval)
+    lone.step(lone.ack(4))
+
+    assert lone.raft.configuration.voters == {1, 2, 4}
+
+
+def test_what_was_known_of_the_log_of_a_removed_member_is_not_true_of_the_one_that_comes_back() -> None:
+    """It may have lost its disk: a match that its earlier self acknowledged must not count."""
+    lone = Lone()
+    lone.serve(by=[2, 3])
+    lone.change(Remove(3))
+    lone.step(lone.ack(2), lone.ack(3))
+    assert lone.leader.progress[3].match_index == 2
+
+    lone.change(Add(3, "c:2"))
+
+    assert lone.leader.progress[3].match_index == 0
+
+
+# ---- 4.2.2: removing the current leader ------------------------------------------------------------------------------
+
+
+def test_a_leader_that_is_removed_does_not_count_itself() -> None:
+    """'[...] there will be a period of time (while it is committing Cnew) when a leader can manage a cluster that does
+    not include itself; it replicates log entries but does not count itself in majorities.'"""
+    lone = Lone()
+    lone.serve()
+
+    lone.change(Remove(1))
+    lone.step(lone.ack(2))
+    assert (lone.role, lone.raft.is_changing) == ("leader", True)
+    lone.step(lone.ack(3))
+
+    assert lone.role == "follower"
+    assert lone.raft.committed_index == 2
+
+
+def test_it_steps_down_once_the_entry_is_committed_and_says_so_to_the_others() -> None:
+    """'[...] a leader that is removed from the configuration steps down once the Cnew entry is committed.'"""
+    lone = Lone()
+    lone.serve()
+    lone.change(Remove(1))
+
+    sent = lone.step(lone.ack(2), lone.ack(3))
+
+    assert {message.recipient for message in only(AppendEntries, sent) if message.leader_commit == 2} == {2, 3}
+    assert lone.raft.lease is None
+    assert lone.wait(10.0) == [], "it is quiet from now on"
+
+
+def test_the_cluster_goes_on_without_its_leader() -> None:
+    cluster = Cluster(3)
+    leader = cluster.run_until_serving()
+
+    assert isinstance_applied(cluster, leader.id, Remove(leader.id))
+
+    assert not leader.leads
+    successor = cluster.run_until_serving()
+    assert successor is not leader
+    assert successor.raft.configuration.voters == {1, 2, 3} - {leader.id}
+    assert isinstance(_written(cluster, successor.id), Applied)
+    assert isinstance(cluster.write(leader.id, "SET k v").outcome, NotLeader)
+
+
+def test_a_server_that_is_not_in_its_own_latest_configuration_still_stands_for_election() -> None:
+    """'[...] a server that is not part of its own latest configuration should still start new elections, as it might
+    still be needed until the Cnew entry is committed (as in Figure 4.6). It does not count its own vote in elections
+    unless it is part of its latest configuration.'"""
+    cluster = Cluster(2, patience={1: 0.0, 2: 1.0})
+    assert cluster.run_until_serving().id == 1
+    cluster.isolate(2)
+    cluster.change(1, Remove(1))
+    cluster.crash(1)
+    cluster.heal()
+
+    cluster.run(3.0)
+    assert not cluster.members[2].leads, "its log lacks what the first one has"
+    cluster.start(1)
+    cluster.run_until(lambda: cluster.members[2].leads)
+
+    assert cluster.members[2].raft.configuration.voters == {2}
+    assert not cluster.members[1].leads
+
+
+def test_once_the_removal_is_committed_it_does_not_stand_any_more() -> None:
+    lone = Lone(term=1)
+    lone.step(lone.append_members(2, 3))
+    assert only(AppendEntries, lone.wait(3.0)) == []
+    assert lone.role == "pre-candidate"
+
+    lone.step(lone.append(2, prev=at(1, 1), commit=1))
+
+    assert lone.wait(10.0) == []
+    assert lone.role == "follower"
+    assert any("is no member of the cluster any more" in note for note in lone.notes)
+
+
+# ---- who is removed --------------------------------------------------------------------------------------------------
+
+
+def test_a_removed_follower_is_told_of_it_and_is_quiet() -> None:
+    cluster = Cluster(3)
+    leader = cluster.run_until_serving()
+    gone = next(i for i in cluster.members if i != leader.id)
+
+    cluster.remove(gone)
+    cluster.run(10.0)
+
+    removed = cluster.members[gone]
+    assert gone not in removed.raft.configuration.members
+    assert not removed.raft.is_changing
+    assert (removed.replica.status().role, cluster.max_term()) == ("follower", leader.raft.current_term)
+    assert set(leader.leader.progress) == {1, 2, 3} - {leader.id, gone}, "nobody goes on talking to it"
+
+
+def test_a_removed_member_that_never_heard_of_it_disturbs_nobody() -> None:
+    """4.2.3: it times out again and again, and the others go on hearing their leader."""
+    cluster = Cluster(5)
+    leader = cluster.run_until_serving()
+    gone = next(i for i in cluster.members if i != leader.id)
+    cluster.isolate(gone)
+    cluster.remove(gone)
+    cluster.run(5.0)
+    term = leader.raft.current_term
+
+    cluster.heal()
+    cluster.run(20.0)
+
+    assert cluster.serving() is leader
+    assert leader.raft.current_term == term
+    assert cluster.members[gone].raft.current_term <= term
+
+
+def test_a_member_that_is_removed_while_it_is_down_is_forgotten_after_a_while() -> None:
+    cluster = Cluster(3)
+    leader = cluster.run_until_serving()
+    gone = next(i for i in cluster.members if i != leader.id)
+    cluster.crash(gone)
+
+    cluster.remove(gone)
+    cluster.run(5 * TIMEOUT)
+
+    assert gone not in leader.leader.progress
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_each_member_is_replaced_in_turn(size: int) -> None:
+    cluster = Cluster(size)
+    for old in range(1, size + 1):
+        leader = cluster.run_until_serving()
+        cluster.write(leader.id, f"SET before {old}")
+        cluster.add(old + size)
+        cluster.remove(old)
+        cluster.crash(old)
+    leader = cluster.run_until_serving()
+    assert leader.raft.configuration.voters == set(range(size + 1, 2 * size + 1))
+    assert isinstance(_written(cluster, leader.id), Applied)
+    cluster.run(1.0)
+    up = [member for member in cluster.members.values() if member.is_up]
+    assert {member.machine.digest() for member in up} == {leader.machine.digest()}
+    assert leader.machine.get(b"before") == b"%d" % size
+
+
+def test_who_is_wanted_again_while_it_is_leaving_is_a_learner_again() -> None:
+    lone = Lone()
+    lone.serve()
+    lone.change(Remove(3))
+    lone.step(lone.ack(2))
+
+    lone.change(Add(3, "c:1"))
+
+    assert not lone.leader.leaving
+    assert lone.raft.configuration.learners == {3}
+    assert Promote(3).member in lone.leader.catching_up
