@@ -42,7 +42,7 @@ MEMBERSHIP = [
     Mutant(
         "a restart forgets the configurations in the log",
         (),
-        (Patch(_LOG, "Log.__init__", "self.configurations.take_in(store.configurations())", "pass"),),
+        (Patch(_LOG, "configurations_of", "configurations.take_in(", "list("),),
         _RULES,
     ),
     Mutant(
