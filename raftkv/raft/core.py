@@ -598,8 +598,8 @@ class Raft:
         voters = self.configuration.voters
         if self.config.lease_duration and self.is_serving and leader.rounds.by_majority(voters):
             length = self.config.lease_duration_ms / 1000 * (1 - self.config.clock_drift)
-            heard_at = leader.rounds.majority_heard_at(voters)
-            self.lease = Grant(self.current_term, heard_at + length) if heard_at > -math.inf else None
+            until = leader.rounds.majority_heard_at(voters) + length
+            self.lease = Grant(self.current_term, until) if until > -math.inf else None
 
     def _release_reads(self, leader: Leader, applied_index: int) -> list[ReadyRead]:
         """The reads that are confirmed, in order of arrival, as long as their index will have been applied by then."""
