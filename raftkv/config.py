@@ -14,7 +14,6 @@ from __future__ import annotations
 import configparser
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +169,7 @@ def _check_range(name: str, value: Any, spec: dataclasses.Field[Any]) -> None:
     if isinstance(spec.default, bool):
         return
     low, high, unit = spec.metadata["low"], spec.metadata["high"], spec.metadata["unit"]
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # "not a number" lies nowhere
         raise ConfigError(f"{name.upper()} must be from {low} to {high} {unit}".rstrip() + f", not {value}")
 
 
@@ -205,5 +204,9 @@ def _check_address(address: str) -> None:
     match = re.fullmatch(r"(\[[\w:.%]+\]|[^\s:\[\]/=,]+):(0|[1-9][0-9]*)", address)
     if match is None:
         raise ConfigError(f"{address!r} is not of the form <host>:<port>, as in 127.0.0.1:50051 or [::1]:50051")
-    if not 1 <= int(match[2]) <= 65535:
+    if len(match[2]) > 5 or not 1 <= int(match[2]) <= 65535:
         raise ConfigError(f"{address!r}: a port lies between 1 and 65535")
+    try:
+        match[1].encode("idna")  # as `socket` will do, which does not turn this error into its own
+    except UnicodeError:
+        raise ConfigError(f"{address!r}: a part of the host is empty or longer than 63 bytes") from None

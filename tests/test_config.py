@@ -163,7 +163,7 @@ def test_a_duration_that_no_clock_could_measure_is_refused(config_file: Path, ke
 
 
 @pytest.mark.parametrize("key", [key for key, default in EVERY_KEY.items() if type(default) is int])
-@pytest.mark.parametrize("text", ["0", "-1", str(2**63)])
+@pytest.mark.parametrize("text", ["0", "-1", str(2**63), "1" + 400 * "0"])
 def test_a_size_or_count_out_of_range_is_refused(config_file: Path, key: str, text: str) -> None:
     assert refusal(config_file, f"{key} = {text}\n").startswith(f"{key} must be from ")
 
@@ -240,10 +240,21 @@ def test_a_malformed_address_is_refused(address: str) -> None:
         parse_members(["ok:1", address])
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "99999999999"])
+@pytest.mark.parametrize("port", ["0", "65536", "99999999999", "9" * 5000])
 def test_a_port_out_of_range_is_refused(port: str) -> None:
     with pytest.raises(ConfigError, match="a port lies between 1 and 65535"):
         parse_members([f"a:{port}"])
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "ü..b", "ü" * 64, "\udcff"])
+def test_a_host_whose_name_no_resolver_takes_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="a part of the host is empty or longer than 63 bytes"):
+        parse_members([f"{host}:1"])
+
+
+@pytest.mark.parametrize("host", ["a.b.", "x" * 63, "münchen.example", "[fe80::1%eth0]", "a_b"])
+def test_an_unusual_host_may_exist(host: str) -> None:
+    assert parse_members([f"{host}:1"]) == {1: f"{host}:1"}
 
 
 @pytest.mark.parametrize("member_id", ["0", "-1", "x", "", "1.5", str(2**63), "1" * 30])

@@ -43,6 +43,7 @@ MISTAKES = {
     "a port that is too large": (["1", "127.0.0.1:70000"], "70000"),
     "port 0": (["1", "127.0.0.1:0"], "127.0.0.1:0"),
     "an empty address": (["1", ""], "<host>:<port>"),
+    "a host with an empty part": (["1", "a..b:50051"], "a..b:50051"),
     "an unknown option": (["1", A, "--what"], "--what"),
     "an option without its value": (["1", A, "--data-dir"], "--data-dir"),
     "a log level that does not exist": (["1", A, "--log-level", "loud"], "loud"),
@@ -61,6 +62,7 @@ BAD_CONFIGS = {
     "a number that is none": ("LEASE_DURATION = soon", "LEASE_DURATION"),
     "a number that is not finite": ("LEASE_DURATION = nan", "LEASE_DURATION"),
     "a negative number": ("ELECTION_TIMEOUT = -1", "ELECTION_TIMEOUT"),
+    "a number beyond all bounds": (f"MAX_KEY_BYTES = 1{400 * '0'}", "MAX_KEY_BYTES"),
     "a contradiction": ("HEARTBEAT_INTERVAL = 3\nELECTION_TIMEOUT = 1", "HEARTBEAT_INTERVAL"),
     "no section": (None, "DEFAULT"),
 }
