@@ -48,19 +48,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        for line in dump(arguments.directory, arguments.full):
-            print(line)
-        sys.stdout.flush()
-    except StorageError as error:
-        sys.stdout.flush()
-        print(f"storage.py: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader, `head` for example, has seen enough. The interpreter's own flush at exit must not fail again.
+        return _print_all(arguments.directory, arguments.full)
+    except OSError as error:
+        # The reader, `head` for example, has seen enough and is no news. A full disk is.
+        if not isinstance(error, BrokenPipeError):
+            print(f"storage.py: cannot write: {error.strerror}", file=sys.stderr)
+        # The interpreter's own flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0 if isinstance(error, BrokenPipeError) else 1
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _print_all(directory: str, full: bool) -> int:
+    """Print what can be read, and then what can't. Gives back the exit status."""
+    error = None
+    try:
+        for line in dump(directory, full):
+            print(line)
+    except StorageError as e:
+        error = e
+    if sys.stdout is not None:  # else closed by the caller
+        sys.stdout.flush()
+    if error is not None:
+        print(f"storage.py: {error}", file=sys.stderr)
+    return 0 if error is None else 1
 
 
 def dump(directory: str, full: bool = False) -> Iterator[str]:

@@ -490,6 +490,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say, the replies say better
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if sys.stdout is None:  # closed by the caller: nobody wants the replies, but the commands are to be carried out
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     try:
         shell = Shell(lambda: Client(arguments.addresses, arguments.timeout), sys.stdout, arguments.json)
     except Error as error:

@@ -317,6 +317,13 @@ def test_without_standard_input_there_is_nothing_to_do(cluster: FakeCluster) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_without_standard_output_the_commands_are_carried_out_all_the_same(cluster: FakeCluster) -> None:
+    command = [*PROGRAM, *cluster.addresses, "-c", "SET unheard 1", "-c", "STATUS"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run(*cluster.addresses, "-c", "GET unheard").out == b"1\n"
+
+
 def test_ctrl_c_gives_up_a_write_and_says_that_its_outcome_is_unknown(cluster: FakeCluster) -> None:
     cluster.next_calls(answer, hang_undone)
     with started(*cluster.addresses, "-c", "SET k 1", "-c", "SET k 2") as process:

@@ -219,6 +219,21 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_what_can_not_be_written_is_one_line_and_status_1(node: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, str(ROOT / "storage.py"), str(node)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"storage.py: cannot write: No space left on device\n")
+
+
+def test_without_standard_output_only_the_status_and_what_is_wrong_are_left(node: Path) -> None:
+    for directory, status, lines in (node, 0, 0), (node / "nothing", 1, 1):
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, str(ROOT / "storage.py"), str(directory)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr.count(b"\n")) == (status, lines), done.stderr
+
+
 def test_the_front_door_gives_the_class(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import storage; print(storage.Storage.__module__)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
