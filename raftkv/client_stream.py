@@ -253,5 +253,6 @@ def _values(id: int, count: int, values: Sequence[bytes | None], refused: Mappin
     found += bytes([ASK_AGAIN]) * (count - len(values))
     for position in refused:
         found[position] = REFUSED
-    present = [value for value in values if value is not None]
+    # A key that is refused may exist all the same, from before a limit was lowered.
+    present = [value for position, value in enumerate(values) if value is not None and position not in refused]
     return wire.ClientReply(id=id, found=bytes(found), values=present, refused=list(refused.values()))

@@ -14,6 +14,7 @@ import pytest
 from raftkv import kv
 from raftkv.client_stream import ASK_AGAIN, FOUND, MAX_UNANSWERED_REQUESTS, MISSING
 from raftkv.operations import REFUSED, Batch, Code, Operation, Status, decode_batch, encode_batch
+from raftkv.raft.types import Entry, EntryKind
 from raftkv.replica import Applied, Input, NotLeader, Query, Served, Unknown, Write
 from raftkv.service import ServiceLimits
 from raftkv.wire import raft_pb2 as wire
@@ -341,6 +342,18 @@ def test_a_client_that_does_not_read_its_answers_makes_its_own_stream_wait() -> 
         client.read()
         assert sorted(client.next().id for _ in range(200)) == list(range(200))
         client.end()
+
+
+@pytest.mark.parametrize("has_lease", [True, False])
+def test_a_key_that_is_refused_though_it_exists_leaves_the_others_their_values(
+    node: FakeNode, client: Client, has_lease: bool
+) -> None:
+    """It was written before MAX_KEY_BYTES was lowered."""
+    written = batch(Operation(Code.SET, b"a", b"1"), Operation(Code.SET, b"k" * 11, b"2"))
+    node.host.machine.apply(Entry(1, 1, EntryKind.BATCH, written))
+    node.host.has_lease = has_lease
+    reply = client.ask(1, get=[b"k" * 11, b"a"])
+    assert (reply.code, reply.found, list(reply.values)) == (0, bytes([REFUSED, FOUND]), [b"1"])
 
 
 def test_more_streams_than_may_be_are_refused_though_they_say_nothing(node: FakeNode) -> None:
