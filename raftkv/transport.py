@@ -6,7 +6,8 @@ Three things, from the inside out:
   that nothing malformed ever reaches the algorithm (`Malformed` goes back to the peer as INVALID_ARGUMENT);
 * **membership**, who this member is and whom it talks to. Each request carries an identity, and a request of another
   cluster, or for another member, is refused: two clusters that meet by mistake corrupt nothing. A field that is absent
-  is not checked, so that a peer which knows only the contract's first fields can take part;
+  is not checked, so a peer which knows only the contract's first fields is answered as far as these go; what it
+  acknowledges names neither round nor index, and counts for nothing;
 * **one `PeerSender` a peer**, which owns the channel, the back-off and the requests in flight. It never waits and never
   repeats: a request that can't go out now is dropped, and the algorithm sends again what still matters. It has no
   thread of its own; gRPC's delivers the answers. Entries travel on a stream; heartbeats and requests for votes, which
