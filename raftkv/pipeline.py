@@ -76,6 +76,8 @@ _INVALID, _EXHAUSTED, _ELSEWHERE = (
 )
 """Answers that mean that nothing has been done."""
 _NOTHING_DONE: Final = (_INVALID, _EXHAUSTED, _ELSEWHERE)
+NOT_TAKEN: Final = "nothing has been done"
+"""What a member says that takes no more streams."""
 _TOO_LARGE: Final = "larger than max"
 """What gRPC says of a message that is larger than the server takes."""
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -535,6 +537,7 @@ class Pipeline:
             self._failed(code.name if code is not grpc.StatusCode.OK else "UNAVAILABLE", text)
             self._router.doubt(connection.leader)
             is_refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not connection.is_answered
+            is_refused = is_refused and NOT_TAKEN in details  # else gRPC has made the status of what a proxy said
             if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details and connection.under_way:
                 is_refused = False  # those before it may have been taken
                 finished = self._drop_largest(connection, text)

@@ -306,6 +306,21 @@ def test_an_overloaded_server_is_tried_again_and_then_definite(cluster: FakeClus
         client.set("key", "2")
 
 
+def test_a_new_stream_that_something_on_the_way_ends_leaves_its_write_in_doubt(cluster: FakeCluster) -> None:
+    """A member that takes no stream says RESOURCE_EXHAUSTED, and that nothing has been done. gRPC makes the same status
+    of what a proxy says (HTTP/2's ENHANCE_YOUR_CALM), and then nobody knows."""
+
+    def lose_reply_to_a_proxy(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        answer(member, request, stream)
+        stream.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "RST_STREAM with error code 11")
+        return None
+
+    elsewhere = refuse(grpc.StatusCode.FAILED_PRECONDITION)
+    error = failure_of_a_write(cluster, elsewhere, lose_reply_to_a_proxy, *[elsewhere] * 100)
+    assert version(cluster) == 2
+    assert isinstance(error, OutcomeUnknown)
+
+
 def test_a_member_that_says_that_it_does_not_lead_has_done_nothing(cluster: FakeCluster) -> None:
     error = failure_of_a_write(cluster, *[refuse(grpc.StatusCode.FAILED_PRECONDITION, "not the leader")] * 100)
     assert isinstance(error, NotApplied)

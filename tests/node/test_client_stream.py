@@ -14,6 +14,7 @@ import pytest
 from raftkv import kv
 from raftkv.client_stream import ASK_AGAIN, FOUND, MAX_UNANSWERED_REQUESTS, MISSING
 from raftkv.operations import REFUSED, Batch, Code, Operation, Status, decode_batch, encode_batch
+from raftkv.pipeline import NOT_TAKEN
 from raftkv.raft.types import Entry, EntryKind
 from raftkv.replica import Applied, Input, NotLeader, Query, Served, Unknown, Write
 from raftkv.service import ServiceLimits
@@ -367,6 +368,7 @@ def test_more_streams_than_may_be_are_refused_though_they_say_nothing(node: Fake
         assert refused.error is not None
         assert refused.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "10 clients are connected already (MAX_CLIENT_STREAMS)" in str(refused.error.details())
+        assert NOT_TAKEN in str(refused.error.details()), "the client goes by this"
     status = node.call("Status", wire.StatusRequest(), wire.StatusReply, timeout=5)
     assert status.role == "leader"
     clients[0].end()
