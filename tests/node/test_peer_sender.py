@@ -216,8 +216,9 @@ def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
             bench.sender.send(request)
         wait_until(lambda: len(peer.requests) == 2, "the heartbeat, and the first on the stream, have arrived")
         assert bench.sender._in_flight == {True: 2, False: 1}
+        stopped = peer.server.stop(None)  # ends the calls at once: let go before, they might be answered yet
         held.set()
-        peer.server.stop(None).wait()
+        stopped.wait()
         wait_until(lambda: bench.sender._in_flight == NONE, "all have failed")
     assert bench.failures == [2]
 
