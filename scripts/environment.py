@@ -2,7 +2,8 @@
 
 Called by `ensure_environment` in lib.sh when the stamp in .venv is not the one wanted. Two scripts that are started at
 the same time do it one after the other, and the second finds it done. The stamp is written last, so that an
-interrupted run is simply done again.
+interrupted run is simply done again. While the environment itself is being made, the lock file says so: one that was left
+half made looks whole, with a pip that can be imported but not run.
 
 Runs with any Python >= 3.10 and nothing installed: standard library only.
 """
@@ -23,12 +24,16 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 
 def main(extra: str, stamp: str) -> None:
     """Installs the dependencies of the package, for `extra` "test" those of the tests too."""
-    with (ROOT / ".venv.lock").open("w") as lock:
+    with (ROOT / ".venv.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _installed(extra) == stamp:
             return
-        if not _works():
+        lock.seek(0)
+        if lock.read() or not _works():
+            lock.write("unfinished\n")
+            lock.flush()
             _make()
+            lock.truncate(0)
         say(f"installing what the {'tests need' if extra == 'test' else 'nodes need'} into .venv (first run only)")
         _pip("pip>=22.3")  # the first that can do all that is asked of it here; most Pythons bring one
         _pip("--editable", f"{ROOT}[test]" if extra == "test" else str(ROOT))
