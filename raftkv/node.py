@@ -281,7 +281,7 @@ def recover(storage: LogStorage, progress: Callable[[int, int], None]) -> StateM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program `raft_node.py`. The exit status: 0 stopped by a signal, 1 cannot run, 2 wrong arguments."""
+    """The program `raft_node.py`, or `raftkv-node` where it is installed. The exit status: 0 stopped by a signal, 1 cannot run, 2 wrong arguments."""
     try:
         arguments = _parse_arguments(argv)
         config = load_config(arguments.config)
@@ -340,7 +340,7 @@ def _directory(text: str) -> Path:
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="raft_node.py", description="Runs one node of a cluster.")
+    parser = _Parser(prog=_program(), description="Runs one node of a cluster.")
     parser.add_argument("id", type=_member_id, help="which of the members this node is")
     parser.add_argument(
         "addresses",
@@ -356,8 +356,13 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _complain(error: Exception, status: int) -> int:
-    print(f"raft_node.py: {error}", file=sys.stderr)
+    print(f"{_program()}: {error}", file=sys.stderr)
     return status
+
+
+def _program() -> str:
+    """By what name the person called it."""
+    return "raftkv-node" if Path(sys.argv[0]).name == "raftkv-node" else "raft_node.py"
 
 
 def _raise_file_limit() -> None:

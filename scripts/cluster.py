@@ -197,9 +197,10 @@ def up(size: int) -> None:
                 f"a cluster of {other.size} on port {other.base_port} is running ({names(running)}): "
                 "stop it first with scripts/stop_cluster.sh"
             )
-    if last and not cluster.directory.exists():
+    if last and last != cluster:
         new, old = (c.directory.relative_to(ROOT) for c in (cluster, last))
-        say(f"starting a new, empty cluster in {new} (the last one was {old})")
+        what = "going on with the cluster" if cluster.directory.exists() else "starting a new, empty cluster"
+        say(f"{what} in {new} (the last one was {old})")
     cluster.directory.mkdir(parents=True, exist_ok=True)
     CURRENT.unlink(missing_ok=True)
     CURRENT.symlink_to(cluster.directory.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -207,10 +208,12 @@ def test_beginning_another_cluster_is_said(stopped: Clone) -> None:
         first, again = (stopped.script("start_cluster.sh", "1") for _ in range(2))
     finally:
         stopped.script("stop_cluster.sh")
-        stopped.script("start_cluster.sh", "3")
+        back = stopped.script("start_cluster.sh", "3")
     line = f"starting a new, empty cluster in data/cluster-1-{port} (the last one was data/cluster-3-{port})\n"
     assert line in first.stderr
-    assert "new, empty" not in again.stderr
+    assert "the last one was" not in again.stderr
+    line = f"going on with the cluster in data/cluster-3-{port} (the last one was data/cluster-1-{port})\n"
+    assert line in back.stderr
 
 
 def test_stopping_ends_every_node_even_a_paused_one_and_says_so(cluster: Clone) -> None:
@@ -407,8 +410,8 @@ def test_a_python_without_its_venv_module_is_told_what_to_install(untouched: Pat
     assert_one_line(done, 1, "apt install python3-venv")
 
 
-def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
-    clone = copy_project(tmp_path / "a clone")
+def first_run_without_dependencies(clone: Path) -> Finished:
+    """What start_cluster.sh says where pip works, but gets nothing."""
     env = {
         **os.environ,
         "PYTHON": sys.executable,
@@ -416,10 +419,36 @@ def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": "",
     }
-    done = run([str(clone / "scripts/start_cluster.sh")], tmp_path, 120, env=env)
+    return run([str(clone / "scripts/start_cluster.sh")], clone.parent, 120, env=env)
+
+
+def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
+    done = first_run_without_dependencies(copy_project(tmp_path / "a clone"))
     assert done.status == 1
     assert done.stderr.splitlines()[-1].startswith("environment: pip cannot install the dependencies: ")
     assert "Traceback" not in done.stderr
+
+
+def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    """As after Ctrl-C: there is a pip, but not all of it."""
+    clone = copy_project(tmp_path / "a clone")
+    start = subprocess.Popen(
+        [str(clone / "scripts/start_cluster.sh")],
+        env={**os.environ, "PYTHON": sys.executable},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pip = "lib/python*/site-packages/pip/_internal/__init__.py"
+    wait_until(lambda: list((clone / ".venv").glob(pip)), "a part of pip")
+    os.killpg(start.pid, signal.SIGKILL)
+    start.wait()
+    assert (clone / ".venv/bin/python").exists()
+
+    done = first_run_without_dependencies(clone)
+    assert "making .venv" in done.stderr
+    assert "ModuleNotFoundError" not in done.stderr
+
+    assert "making .venv" not in first_run_without_dependencies(clone).stderr
 
 
 @pytest.mark.parametrize("name", ["raft_node.py", "storage.py", "client.py"])
