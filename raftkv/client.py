@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from copy import copy
 from types import TracebackType
 from typing import Any, Final
 
@@ -54,8 +55,16 @@ class Client:
         `timeout` is in seconds and holds for each call. Connects to nobody before the first call.
         """
         self._timeout = checked_timeout(timeout)
-        self._router = Router(checked_addresses(addresses))
+        self._addresses = checked_addresses(addresses)
+        self._router = Router(self._addresses)
         self._pipeline = Pipeline(self._router, self._timeout)
+
+    def _successor(self) -> Client:
+        """A new client with nothing under way, that knows the members which this one has learnt."""
+        client = copy(self)
+        client._router = Router(self._addresses, self._router)
+        client._pipeline = Pipeline(client._router, self._timeout)
+        return client
 
     def __enter__(self) -> Client:
         return self

@@ -274,9 +274,8 @@ def _write(out: TextIO, data: bytes) -> None:
 class Shell:
     """Carries out one line after another. `status` is the exit status so far."""
 
-    def __init__(self, connect: Callable[[], Client], out: TextIO, as_json: bool) -> None:
-        self._connect = connect
-        self._client = connect()
+    def __init__(self, client: Client, out: TextIO, as_json: bool) -> None:
+        self._client = client
         self._closing: list[Thread] = []
         """They close clients that are done with, which may take a second."""
         self._replier = _JsonReplier(out) if as_json else _TextReplier(out)
@@ -321,8 +320,9 @@ class Shell:
         finally:
             signal.signal(signal.SIGINT, handler)
         if interrupted.is_set():
+            given_up = self._client
             self._give_up_client()
-            self._client = self._connect()
+            self._client = given_up._successor()
             raise KeyboardInterrupt
         return outcome.result()
 
@@ -493,7 +493,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:  # closed by the caller: nobody wants the replies, but the commands are to be carried out
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     try:
-        shell = Shell(lambda: Client(arguments.addresses, arguments.timeout), sys.stdout, arguments.json)
+        shell = Shell(Client(arguments.addresses, arguments.timeout), sys.stdout, arguments.json)
     except Error as error:
         parser.error(str(error))
     try:

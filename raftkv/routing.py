@@ -133,7 +133,8 @@ class Member:
 class Router:
     """The members that a client knows of, and which of them to send to. Safe from any thread."""
 
-    def __init__(self, addresses: Iterable[str]) -> None:
+    def __init__(self, addresses: Iterable[str], before: Router | None = None) -> None:
+        """`before`, with the same addresses, tells what it has learnt: other members, and which cluster it is."""
         self.closed = threading.Event()
         self._members = tuple(Member(address) for address in dict.fromkeys(addresses))
         """Only ever replaced, by a longer one, under `_learning`."""
@@ -150,6 +151,14 @@ class Router:
         """When the leader last gave a sign of life."""
         self._asked = 0.0
         """When the last round ended."""
+        if before is not None:
+            self._home = before._home
+            given = {member.address: member for member in self._members}
+            for known in before._members:
+                if known.is_given:
+                    given[known.address].id, given[known.address].said = known.id, known.said
+                else:
+                    self._members += (Member(known.address, known.id),)
 
     def leader(self, deadline: float) -> Member:
         """The member to send to, looked for until `deadline` (seconds, `time.monotonic`). Raises NotApplied."""

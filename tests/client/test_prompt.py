@@ -89,6 +89,24 @@ def test_ctrl_c_gives_up_the_command_under_way_and_the_prompt_comes_back(
     assert say(terminal, "SET k 2") == "OK"
 
 
+def test_after_ctrl_c_the_members_that_were_learnt_are_still_known(cluster: FakeCluster, tmp_path: Path) -> None:
+    """The only member whose address was given may be the one that has died."""
+    cluster.elect(1)
+    with start(tmp_path, cluster.addresses[0]) as terminal:
+        terminal.expect(PROMPT)
+        assert say(terminal, "SET k 1") == "OK"
+        cluster.members[1].kill()
+        cluster.next_calls(hang_undone)
+        cluster.elect(2)
+        terminal.type("SET k 2" + ENTER)
+        wait_until(lambda: cluster.leader.calls >= 1, "the write has arrived")
+        terminal.type(CTRL_C)
+        terminal.expect("ERROR CANCELLED")
+        terminal.expect(PROMPT)
+        assert say(terminal, "SET k 3") == "OK"
+        assert cluster.addresses[2] in say(terminal, "STATUS")
+
+
 def test_what_was_typed_before_comes_back_with_the_arrow_even_in_another_run(
     terminal: Terminal, cluster: FakeCluster, tmp_path: Path
 ) -> None:
