@@ -281,7 +281,8 @@ def recover(storage: LogStorage, progress: Callable[[int, int], None]) -> StateM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program `raft_node.py`, or `raftkv-node` where it is installed. The exit status: 0 stopped by a signal, 1 cannot run, 2 wrong arguments."""
+    """The program `raft_node.py`, installed as `raftkv-node`. The exit status: 0 stopped by a signal, 1 cannot run, 2
+    wrong arguments."""
     try:
         arguments = _parse_arguments(argv)
         config = load_config(arguments.config)

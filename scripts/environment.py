@@ -2,8 +2,8 @@
 
 Called by `ensure_environment` in lib.sh when the stamp in .venv is not the one wanted. Two scripts that are started at
 the same time do it one after the other, and the second finds it done. The stamp is written last, so that an
-interrupted run is simply done again. While the environment itself is being made, the lock file says so: one that was left
-half made looks whole, with a pip that can be imported but not run.
+interrupted run is simply done again. While the environment itself is being made, the lock file says so: one that was
+left half made looks whole, with a pip that can be imported but not run.
 
 Runs with any Python >= 3.10 and nothing installed: standard library only.
 """
