@@ -163,6 +163,22 @@ def process_state(pid: int) -> str:
     return shown.stdout.strip()[:1]
 
 
+@contextlib.contextmanager
+def ctrl_c_waits() -> Iterator[None]:
+    """A Ctrl-C comes at the end of the block: a process whose pid nobody has written down could not be stopped again.
+
+    Blocking the signal would do, but the new process would inherit that.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether the condition has become true within so many seconds."""
     deadline = time.monotonic() + seconds
@@ -220,8 +236,9 @@ def start(nodes: Sequence[Node], seconds: float) -> None:
     """Starts these nodes and waits until each one answers. Says the last words of one that does not; raises Failure."""
     say(f"starting {names(nodes)}")
     log_ends = {node: node.log.stat().st_size if node.log.exists() else 0 for node in nodes}
-    for node in nodes:
-        node.start()
+    with ctrl_c_waits():
+        for node in nodes:
+            node.start()
 
     def ready(node: Node) -> bool:
         return f"node {node.id} ready on " in log_since(node, log_ends[node])

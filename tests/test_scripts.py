@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -270,6 +271,23 @@ def test_a_node_that_cannot_start_is_named_with_its_last_words(stopped: Clone) -
     assert f"127.0.0.1:{port}" in words
     assert "node 2 did not start" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_after_ctrl_c_every_node_that_was_started_can_be_stopped(stopped: Clone) -> None:
+    """Most of all the one that was being started just then."""
+    program = [str(stopped.directory / ".venv/bin/python"), str(stopped.directory / "scripts/cluster.py"), "up", "3"]
+    env = {**os.environ, "RAFTKV_BASE_PORT": str(stopped.base_port)}
+    for milliseconds in range(12):
+        with subprocess.Popen(program, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as start:
+            assert start.stderr is not None
+            assert start.stderr.readline() == "starting nodes 1, 2 and 3\n"
+            time.sleep(milliseconds / 1000)
+            start.send_signal(signal.SIGINT)
+            assert "interrupted" in start.stderr.read()
+        assert start.returncode == 130
+        assert stopped.script("stop_cluster.sh").status == 0
+        processes = subprocess.run(["ps", "-ww", "-A", "-o", "command="], capture_output=True, text=True, check=True)
+        assert f"--data-dir {stopped.directory}/data/" not in processes.stdout
 
 
 def test_nodes_that_take_their_time_are_not_said_to_have_failed(stopped: Clone) -> None:
