@@ -283,6 +283,23 @@ READS = [
         (1,),
     ),
     Mutant(
+        "a read asks what is applied after it has looked up the key",
+        (39,),
+        (
+            Patch(
+                _REPLICA,
+                "Replica.read_under_lease",
+                "if self.machine.applied_index < self.raft.committed_index:\n"
+                "    return None\n"
+                "values = self.machine.get_each(keys)",
+                "values = self.machine.get_each(keys)\n"
+                "if self.machine.applied_index < self.raft.committed_index:\n"
+                "    return None",
+            ),
+        ),
+        ("tests/raft/test_read_rules.py",),
+    ),
+    Mutant(
         "a read does not look at the lease again",
         (60,),
         (

@@ -281,6 +281,16 @@ SLIPS = [
         "tests/node/test_turn.py",
     ),
     _slip(
+        "the time of a round is taken before its inputs",
+        *(_TURN, "Turn._round"),
+        "inputs = [self._inbox.popleft() for _ in range(len(self._inbox))]\n"
+        "return self._worker.turn(inputs, self._clock())",
+        "now = self._clock()\n"
+        "inputs = [self._inbox.popleft() for _ in range(len(self._inbox))]\n"
+        "return self._worker.turn(inputs, now)",
+        "tests/node/test_turn.py",
+    ),
+    _slip(
         "an earlier deadline does not wake the timer",
         *(_TURN, "Turn._work_and_release", "handed_over or deadline < self._sleeps_until", "handed_over"),
         "tests/node/test_turn.py",

@@ -134,6 +134,33 @@ def test_all_that_arrives_during_a_round_is_the_next_batch(running: Running) -> 
     assert running.worker.batches == [[0], [1, 2, 3, 4, 5]]
 
 
+def test_a_rounds_time_is_not_before_its_inputs() -> None:
+    """Hazard 41: the process may be stopped for any time between two statements. Were the clock looked at first, a read
+    that arrives during the stop would be judged by the lease as it was before."""
+    arrived: list[float] = []
+    rounds: list[tuple[list[int], float]] = []
+
+    class Reader:
+        def turn(self, inputs: list[int], now: float) -> bool:
+            rounds.append((inputs, now))
+            return False
+
+        def deadline(self) -> float:
+            return NEVER
+
+    def now_and_a_stop() -> float:
+        now = clock.now()
+        if not arrived:  # the stop: by the time that it is over the time is no longer what it was
+            arrived.append(clock.now())
+            turn.bring(2)
+        return now
+
+    turn: Turn[int] = Turn(Reader(), now_and_a_stop, lambda error: None)
+    turn.bring(1)
+    assert [inputs for inputs, _ in rounds] == [[1], [2]]
+    assert rounds[1][1] >= arrived[0]
+
+
 def test_an_input_brought_from_within_a_round_is_worked_on_after_it(running: Running) -> None:
     """As when a call to a peer fails at once, in the very thread that sends."""
     running.worker.during = lambda: running.turn.bring(2) if running.worker.seen == [1] else None

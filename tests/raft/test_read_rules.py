@@ -344,6 +344,20 @@ def test_nothing_is_read_without_the_turn_before_everything_committed_is_applied
     assert read(cluster, leader) is None
 
 
+def test_what_is_applied_while_the_key_is_looked_up_comes_too_late() -> None:
+    """'[...] never from a state that has not applied what was committed when the read arrived': whether it has must be
+    known before the key is looked up, since another thread goes on applying."""
+    cluster, leader = leader_with_lease()
+    leader.machine.applied_index -= 1
+
+    def catch_up() -> None:
+        leader.machine.applied_index += 1
+
+    leader.machine.meanwhile = catch_up
+
+    assert read(cluster, leader) is None
+
+
 def test_hazard_60_a_step_down_between_check_and_read_is_noticed() -> None:
     """'[...] check that the same lease still stands': the reader's thread may be stopped in the middle for any time."""
     cluster, leader = leader_with_lease(Config(lease_duration=60.0))
