@@ -9,6 +9,7 @@ history has to be linearizable.
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,5 +122,10 @@ def simulate(seed: int, write: Callable[[str], None] | None = None) -> Report:
         simulation.run()
     except Violation as found:
         violation = str(found)
+    except Exception as error:  # a bug may also break what looks on; whoever runs many seeds has to learn which it was
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{where.filename.rsplit('/', 1)[-1]}, line {where.lineno}, {where.name}"
+        violation = f"the simulator itself fails: {type(error).__name__} in {place}: {error}"
+    if violation:
         world.tell("VIOLATION", violation)
     return Report(seed, violation, world.events, world.now, world.counts, time.process_time() - started)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.clients import Client
 from tests.simulation.plan import Fault, draw
 from tests.simulation.simulation import simulate
-from tests.simulation.summary import replay_command
+from tests.simulation.summary import replay_command, summarize
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,21 @@ def test_writing_the_trace_changes_nothing() -> None:
     told, untold = simulate(5, lines.append), simulate(5)
     assert lines
     assert (told.events, told.seconds, told.counts) == (untold.events, untold.seconds, untold.counts)
+
+
+def test_whatever_fails_the_seed_is_told_with_the_story_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that does not fit its request, say: the client that looks on breaks, and not the member."""
+
+    def break_down(client: Client, source: str, packet: object) -> bool:
+        raise ValueError("not what was asked for")
+
+    monkeypatch.setattr(Client, "_receive", break_down)
+    lines: list[str] = []
+    report = simulate(5, lines.append)
+    assert "ValueError in test_simulation.py" in report.violation
+    assert report.violation.endswith("break_down: not what was asked for")
+    assert lines[-1].endswith(report.violation)
+    assert replay_command(5) in "\n".join(summarize([report]).lines())
 
 
 def test_seeds_differ_in_everything_they_may_differ_in() -> None:
