@@ -291,6 +291,12 @@ SHARED = [
         _SENDER,
     ),
     Mutant(
+        "only the first stream to a peer that is lost is told of",
+        (27,),
+        (Patch(_TRANSPORT, "PeerSender._send_bulk", "bulk.interruption = interruption", "pass"),),
+        _SENDER,
+    ),
+    Mutant(
         "the pauses to a silent peer grow without end",
         (58,),
         (

@@ -216,10 +216,9 @@ def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
             bench.sender.send(request)
         wait_until(lambda: len(peer.requests) == 2, "the heartbeat, and the first on the stream, have arrived")
         assert bench.sender._in_flight == {True: 2, False: 1}
-        stopped = peer.server.stop(None)  # ends the calls at once: let go before, they might be answered yet
-        held.set()
-        stopped.wait()
+        peer.server.stop(None)  # before they are let go, or some might be answered yet
         wait_until(lambda: bench.sender._in_flight == NONE, "all have failed")
+        held.set()
     assert bench.failures == [2]
 
 
@@ -407,6 +406,17 @@ def test_a_stream_that_ends_without_an_answer_is_a_failure(bench: Bench) -> None
         bench.sender.send(bulk(2))
         wait_until(lambda: bench.replies, "the answer")
     assert bench.failures == [2]
+
+
+def test_each_stream_that_is_lost_is_a_failure_of_its_own(bench: Bench) -> None:
+    """Were the second one taken for more of what the first has cost, the leader would wait for its answer in vain."""
+    with peer_at(bench.address) as peer:
+        peer.takes_another = lambda: False
+        for count in (1, 2, 3):
+            bench.ahead += 2.0
+            bench.sender.send(bulk(count))
+            bench.wait_for_failures(count)
+        assert len(peer.streams) == 3
 
 
 def test_a_refusal_on_the_stream_is_shown_with_the_peers_own_words(bench: Bench) -> None:
