@@ -23,13 +23,13 @@ from raftkv import Error
 from raftkv.kv import StateMachine
 from raftkv.operations import Batch, Code, Malformed, decode_batch, parse_text
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.storage import Storage
+from raftkv.storage import Storage, StorageError
 from tests.linearizability.checker import check
 from tests.linearizability.history import Kind, Operation, Recorder
 from tests.linearizability.search import Undecided
 from tests.linearizability.verdict import Verdict
 from tests.nemesis.workload import acknowledged_ledger, keys_of, read_everything
-from tests.support.processes import Cluster, unexpected_in
+from tests.support.processes import Cluster, Node, unexpected_in
 
 _CATCH_UP_SECONDS: Final = 60.0
 _PROGRESS_SECONDS: Final = 10.0
@@ -89,6 +89,8 @@ class Aftermath:
     # ---- the checks --------------------------------------------------------------------------------------------------
 
     def _progress(self) -> None:
+        for node in self._cluster.nodes:
+            node.wait_ready()
         began = time.monotonic()
         with self._cluster.client(timeout=_PROGRESS_SECONDS) as client:
             call = self._recorder.invoke("after the storm", Kind.SET, b"progress", b"made")
@@ -127,9 +129,15 @@ class Aftermath:
         self._find("the history is linearizable", self.verdict.linearizable, detail)
 
     def _compare_states(self) -> None:
-        nodes = [node for node in self._cluster.nodes if node.is_running]
-        statuses = [node.stop().status for node in nodes]
+        nodes = self._cluster.nodes
+        statuses = [node.stop().status for node in nodes if node.is_running]
         self._find("every node stops when it is asked to, with status 0", set(statuses) <= {0}, str(statuses))
+        try:
+            self._compare_directories(nodes)
+        except StorageError as error:
+            self._find("the nodes' directories can be read", False, str(error))
+
+    def _compare_directories(self, nodes: Sequence[Node]) -> None:
         members = dict(enumerate(self._cluster.addresses, start=1))
         storages = [Storage(node.data_dir, member_id=node.id, members=members) for node in nodes]
         common = min(storage.commit_index for storage in storages)

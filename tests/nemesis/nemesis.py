@@ -119,6 +119,7 @@ class Run:
                 self._make_peace(arena)
             finally:
                 workload.stop()
+                dump(workload.recorder.history(), self._directory / "history.jsonl")  # whatever comes
             ended = time.monotonic()
             if workload.trouble:
                 raise workload.trouble[0]
@@ -163,8 +164,6 @@ class Run:
             if node.is_running and node.is_paused:
                 node.resume()
         arena.start(arena.nodes)
-        for node in arena.nodes:
-            node.wait_ready()
 
     # ---- what remains ------------------------------------------------------------------------------------------------
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.types import Entry, EntryKind
+from raftkv.storage import Storage
 from tests.linearizability.history import Kind, Recorder
 from tests.nemesis import sandbox
-from tests.nemesis.aftermath import Replay, lost_writes
+from tests.nemesis.aftermath import Aftermath, Replay, lost_writes
 from tests.nemesis.report import Deed, Plot
 from tests.nemesis.workload import acknowledged_ledger
 from tests.support.processes import ROOT
@@ -66,6 +69,48 @@ def test_a_write_that_took_effect_twice_is_noticed() -> None:
     replay = Replay([entry(1, b"once"), entry(2, b"twice"), entry(3, b"other"), entry(4, b"twice")], until=4)
     assert replay.applied_twice == {b"twice"}
     assert Replay([entry(1, b"once"), entry(2, b"twice")], until=2).applied_twice == set()
+
+
+def aftermath_of(*nodes: SimpleNamespace) -> Aftermath:
+    """Before any check, of a cluster with these nodes."""
+    cluster: Any = SimpleNamespace(nodes=nodes, addresses=[f"127.0.0.1:{node.id}" for node in nodes])
+    return Aftermath(cluster, Recorder(), lambda line: None)
+
+
+def test_a_directory_that_can_not_be_read_is_a_finding_and_not_the_end_of_the_report(tmp_path: Path) -> None:
+    members = {1: "127.0.0.1:1", 2: "127.0.0.1:2"}
+    nodes = []
+    for member in members:
+        Storage(tmp_path / str(member), member_id=member, members=members).close()
+        stopped = SimpleNamespace(status=0)
+        nodes.append(
+            SimpleNamespace(
+                id=member, is_running=True, data_dir=tmp_path / str(member), stop=lambda stopped=stopped: stopped
+            )
+        )
+    (tmp_path / "2" / "metadata").write_bytes(b"damaged")
+    aftermath = aftermath_of(*nodes)
+
+    aftermath._compare_states()
+
+    assert not aftermath.all_is_well
+    assert "metadata: damaged" in aftermath.findings[-1].detail
+
+
+def test_a_node_that_does_not_start_again_is_a_finding_and_the_history_is_judged_all_the_same(tmp_path: Path) -> None:
+    def never() -> None:
+        raise AssertionError("node 1 has ended with status 1")
+
+    Storage(tmp_path / "1", member_id=1, members={1: "127.0.0.1:1"}).close()
+    aftermath = aftermath_of(
+        SimpleNamespace(id=1, wait_ready=never, is_running=False, data_dir=tmp_path / "1", whole_log="")
+    )
+
+    aftermath.examine()
+
+    assert aftermath.findings[0].detail == "node 1 has ended with status 1"
+    assert aftermath.verdict is not None
+    assert not aftermath.all_is_well
 
 
 def test_the_plot_of_an_empty_run_is_a_picture_too() -> None:
