@@ -358,6 +358,12 @@ CLIENTS = [
         ("tests/replica", "tests/node/test_client_stream.py"),
     ),
     Mutant(
+        "a call whose time is over is proposed all the same",
+        (50,),
+        (Patch(_SERVICE, "_Pending.is_wanted", "return not self._answered.locked()", "return True"),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
         "what is sent again goes behind what is new",
         (55,),
         (
