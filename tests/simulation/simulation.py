@@ -108,7 +108,8 @@ class Simulation:
             for violation in verdict.violations:
                 for line in str(violation).splitlines():
                     self.world.tell("history", line)
-            raise Violation(str(verdict.violations[0]).splitlines()[0])
+            found = verdict.violations[0] if verdict.violations else verdict  # which says what was not decided
+            raise Violation(str(found).splitlines()[0])
 
 
 def simulate(seed: int, write: Callable[[str], None] | None = None) -> Report:

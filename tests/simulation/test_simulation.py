@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.linearizability.checker import check
 from tests.simulation.clients import Client
 from tests.simulation.plan import Fault, draw
 from tests.simulation.simulation import simulate
@@ -55,6 +57,11 @@ def test_whatever_fails_the_seed_is_told_with_the_story_so_far(monkeypatch: pyte
     assert report.violation.endswith("break_down: not what was asked for")
     assert lines[-1].endswith(report.violation)
     assert replay_command(5) in "\n".join(summarize([report]).lines())
+
+
+def test_a_history_that_can_not_be_decided_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.simulation.simulation.check", partial(check, max_configurations=1))
+    assert simulate(5).violation.startswith("UNDECIDED: ")
 
 
 def test_seeds_differ_in_everything_they_may_differ_in() -> None:
