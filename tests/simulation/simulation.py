@@ -8,10 +8,12 @@ history has to be linearizable.
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.linearizability.checker import check
@@ -31,6 +33,9 @@ are up to five, and a lease has to run out before a new leader serves."""
 
 _EVENTS_OF_A_STORM = 20_000
 """A storm of more events ends before its time: several short runs find more than a long one."""
+
+_CPU_SECONDS = 120.0
+"""What a run may take to compute. A second or two are usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,24 @@ class Simulation:
             raise Violation(str(found).splitlines()[0])
 
 
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Raise Violation in the middle of what takes far too long to compute: a member that goes round in circles within
+    one event makes no further events that could be counted. Only what this process computes counts, so that a busy
+    machine makes no difference."""
+
+    def give_up(*_: object) -> None:
+        raise Violation(f"no end within {_CPU_SECONDS:g} s of computing: something goes round in circles")
+
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def simulate(seed: int, write: Callable[[str], None] | None = None) -> Report:
     """Run a seed; `write` takes the lines of its trace."""
     started = time.process_time()
@@ -120,7 +143,8 @@ def simulate(seed: int, write: Callable[[str], None] | None = None) -> Report:
     world, violation = simulation.world, ""
     world.tell("plan", plan.describe())
     try:
-        simulation.run()
+        with _bounded():
+            simulation.run()
     except Violation as found:
         violation = str(found)
     except Exception as error:  # a bug may also break what looks on; whoever runs many seeds has to learn which it was

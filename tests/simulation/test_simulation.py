@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.replica import Replica
 from tests.linearizability.checker import check
 from tests.simulation.clients import Client
 from tests.simulation.plan import Fault, draw
@@ -57,6 +58,16 @@ def test_whatever_fails_the_seed_is_told_with_the_story_so_far(monkeypatch: pyte
     assert report.violation.endswith("break_down: not what was asked for")
     assert lines[-1].endswith(report.violation)
     assert replay_command(5) in "\n".join(summarize([report]).lines())
+
+
+def test_a_member_that_goes_round_in_circles_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def go_round(replica: Replica, inputs: object, now: float) -> bool:
+        while True:
+            pass
+
+    monkeypatch.setattr("tests.simulation.simulation._CPU_SECONDS", 0.2)
+    monkeypatch.setattr(Replica, "turn", go_round)
+    assert simulate(5).violation.startswith("no end within 0.2 s of computing")
 
 
 def test_a_history_that_can_not_be_decided_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
