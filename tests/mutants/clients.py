@@ -92,6 +92,12 @@ CLIENTS = [
         (Patch(_CORE, "Raft._draw_election_deadline", "* (1 + self._rng.random())", "* 1.5"),),
         ("tests/raft/test_paper_5_2.py",),
     ),
+    Mutant(
+        "all members throw the same dice",
+        (43,),
+        (Patch("node.py", "RaftNode.__init__", "random.Random(os.urandom(16))", "random.Random(0)"),),
+        ("tests/node/test_node.py",),
+    ),
     # 47, 55, 56: sessions
     Mutant(
         "the answers of a session are not kept",

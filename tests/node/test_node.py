@@ -55,6 +55,13 @@ def test_what_is_written_is_read_and_reaches_all_members(steady: Members) -> Non
         assert (reply.success, reply.leader_id) == (False, 1)
 
 
+def test_each_member_has_dice_of_its_own(steady: Members) -> None:
+    """Section 5.2. With the same ones, members that hear the last of their leader at the same time would stand for
+    election at the same time, and again, and again."""
+    dice = [steady.open(id)._replica.raft._rng.random() for id in steady.addresses]
+    assert len(set(dice)) == len(dice)
+
+
 def test_a_cluster_of_one_serves_at_once(tmp_path: Path) -> None:
     members = Members(tmp_path, 1)
     members.start()

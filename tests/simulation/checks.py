@@ -19,7 +19,7 @@ from raftkv.operations import Operation, decode_batch, parse_text
 from raftkv.raft.lease import Grant
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
 from raftkv.raft.roles import Leader
-from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition
 from raftkv.replica import Replica
 from tests.simulation.calls import describe, describe_entry
 from tests.simulation.world import Clock, Violation, World
@@ -257,6 +257,7 @@ class Checks:
             ]
             if 2 * len(holders) <= len(self._views):  # counted here: the algorithm's own function may be what is wrong
                 raise Violation(f"n{member} commits entry {index}, which is durable only on {holders or 'nobody'}")
+            self._check_later_leaders(member, replica, LogPosition(term, index))
             if isinstance(replica.raft.role, Leader) and self._trusts_clocks:
                 self._check_no_older_lease(member, view)
             self.committed += log.entries(len(self.committed) + 1, index, 1 << 60)
@@ -264,6 +265,18 @@ class Checks:
             ours = describe_entry(log.entries(index, index, 0)[0])
             theirs = describe_entry(self.committed[index - 1])
             raise Violation(f"n{member} commits {ours}, but another has committed {theirs}")
+
+    def _check_later_leaders(self, member: int, replica: Replica, position: LogPosition) -> None:
+        """Leader Completeness, of those that were elected before this was known to be committed."""
+        for other, view in self._views.items():
+            raft = view.replica.raft if view.replica is not None else None
+            if raft is None or not isinstance(raft.role, Leader) or raft.current_term <= replica.raft.current_term:
+                continue
+            if not raft.log.holds(position):
+                raise Violation(
+                    f"n{member} commits entry {position.index} of term {position.term}, which n{other}, the leader of "
+                    f"term {raft.current_term}, does not have (Leader Completeness)"
+                )
 
     # ---- leases ------------------------------------------------------------------------------------------------------
 

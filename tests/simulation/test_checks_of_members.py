@@ -126,6 +126,18 @@ def test_a_leader_without_a_committed_entry_is_noticed() -> None:
         cluster.checks.after_turn(1)
 
 
+def test_an_entry_that_is_committed_though_a_later_leader_lacks_it_is_noticed() -> None:
+    """As by a leader that counts an acknowledgement from before the follower voted for somebody else."""
+    cluster = Cluster()
+    cluster.elect(1, cluster.start(1, term=1))
+    cluster.checks.after_turn(1)
+    former = cluster.start(2, 1, [entry(1, 1)])
+    cluster.start(3, 1, [entry(1, 1)])
+    former.raft.log.committed_index = 1
+    with pytest.raises(Violation, match=r"n2 commits entry 1 of term 1, which n1, .* term 2, does not have"):
+        cluster.checks.after_turn(2)
+
+
 def test_a_second_leader_of_a_term_is_noticed_as_soon_as_it_leads() -> None:
     cluster = Cluster()
     for member in (1, 2):

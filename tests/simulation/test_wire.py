@@ -1,8 +1,8 @@
 """What members say survives the wire.
 
-Members of the simulator hand their messages over as they are, real nodes send them over the wire. So here all that such
-members ever say is sent over the wire too, and compared: nothing that the algorithm says may be changed on its way, or be
-refused as malformed.
+Members of the simulator hand their messages over as they are, real nodes send them over the wire. So here all that
+such members ever say is sent over the wire too, and compared: nothing that the algorithm says may be changed on its
+way, or be refused as malformed.
 """
 
 from __future__ import annotations
