@@ -90,6 +90,33 @@ def test_doubtful_calls_of_an_expired_session_are_unknown_and_the_others_go_on(
     assert [future.exception() for future in others] == [None] * 3
 
 
+def test_doubtful_calls_that_still_wait_when_their_session_is_found_expired_never_go_out_in_the_next(
+    cluster: FakeCluster, client: Client
+) -> None:
+    """Hazard 56. The retry that is told of it is only one of several messages; the calls of the others were applied."""
+    client.set("first", "")
+    release = threading.Event()
+    futures: list[Future[None]] = []
+
+    def make_the_next_message_small() -> None:
+        client._pipeline._max_calls = 2
+
+    cluster.next_calls(
+        wait_for(release),
+        then(make_the_next_message_small, lose_reply),
+        then(cluster.expire_sessions, answer),
+    )
+    held = client.set_async("held", "")
+    # What a callback submits goes out as one message.
+    held.add_done_callback(lambda _: futures.extend(client.set_async(f"{i}", "") for i in range(6)))
+    release.set()
+    wait_until(lambda: len(futures) == 6, "all are submitted")
+    for future in futures:
+        assert isinstance(future.exception(LONG), OutcomeUnknown)
+    client.set("last", "")
+    assert applied(cluster) == [b"first", b"held", *(b"%d" % i for i in range(6)), b"last"]
+
+
 @pytest.mark.parametrize("most", [1, 3, 100])
 def test_messages_shrink_until_the_server_takes_them(cluster: FakeCluster, client: Client, most: int) -> None:
     client.set("first", "")

@@ -370,6 +370,19 @@ CLIENTS = [
         ("tests/node/test_service.py",),
     ),
     Mutant(
+        "what an expired session leaves in doubt goes out in the next one",
+        (56,),
+        (
+            Patch(
+                _PIPELINE,
+                "Pipeline._settle_opened",
+                "call for call in self._retries if call.doubt and call.state is not State.OVER",
+                "call for call in self._retries if False",
+            ),
+        ),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
         "what is sent again goes behind what is new",
         (55,),
         (
