@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.kv import StateMachine
 from raftkv.replica import Replica
 from tests.linearizability.checker import check
 from tests.simulation.clients import Client
@@ -68,6 +69,16 @@ def test_a_member_that_goes_round_in_circles_is_noticed(monkeypatch: pytest.Monk
     monkeypatch.setattr("tests.simulation.simulation._CPU_SECONDS", 0.2)
     monkeypatch.setattr(Replica, "turn", go_round)
     assert simulate(5).violation.startswith("no end within 0.2 s of computing")
+
+
+def test_a_history_that_is_not_linearizable_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of reads only clients see what is wrong, and so only the end of the run."""
+    monkeypatch.setattr(StateMachine, "get", lambda machine, key: b"of nobody")
+    lines: list[str] = []
+    violation = simulate(5, lines.append).violation
+    assert "is not linearizable" in violation
+    assert "of nobody" in violation
+    assert any(line.endswith("<-- impossible") for line in lines), "the story ends with the operations in question"
 
 
 def test_a_history_that_can_not_be_decided_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
