@@ -97,6 +97,16 @@ def test_an_entry_that_is_committed_but_not_durable_on_a_majority_is_noticed() -
         cluster.checks.after_turn(1)
 
 
+def test_a_half_is_no_majority() -> None:
+    cluster = Cluster()
+    cluster.checks.watch(4, Clock(World(seed=1), rate=1.0, start=0.0))
+    for member in (1, 2):
+        replica = cluster.start(member, 1, [entry(1, 1)])
+    replica.raft.log.committed_index = 1
+    with pytest.raises(Violation, match=r"commits entry 1, which is durable only on \[1, 2\]"):
+        cluster.checks.after_turn(2)
+
+
 def test_two_members_that_commit_different_entries_are_noticed() -> None:
     cluster = Cluster()
     replicas = [

@@ -15,8 +15,9 @@ from raftkv.replica import Replica
 from tests.linearizability.checker import check
 from tests.simulation.clients import Client
 from tests.simulation.plan import Fault, draw
-from tests.simulation.simulation import simulate
-from tests.simulation.summary import replay_command, summarize
+from tests.simulation.simulation import Simulation, simulate
+from tests.simulation.summary import EXPECTED, replay_command, summarize
+from tests.support.memory_disk import SECTOR_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,6 +80,33 @@ def test_a_history_that_is_not_linearizable_is_a_violation(monkeypatch: pytest.M
     assert "is not linearizable" in violation
     assert "of nobody" in violation
     assert any(line.endswith("<-- impossible") for line in lines), "the story ends with the operations in question"
+
+
+@pytest.mark.parametrize("power_lost", [False, True])
+def test_what_was_not_synced_is_lost_with_the_power_and_not_with_the_process(power_lost: bool) -> None:
+    member = Simulation(draw(5)).members[1]
+    member.start()
+    path = f"{member.disk.directory}/new"
+    member.disk.create(path).write(0, bytes(100 * SECTOR_BYTES))
+    member.crash(power_lost)
+    assert bool(member.disk.unsynced()) is not power_lost
+    if not power_lost:
+        assert member.disk.content(path) == bytes(100 * SECTOR_BYTES)
+
+
+def test_a_client_that_is_never_answered_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "is_done", False)
+    violation = simulate(5).violation
+    assert violation.startswith("no rest within")
+    assert "clients that wait: c1" in violation
+
+
+def test_in_a_few_seeds_already_storms_do_what_they_are_there_for() -> None:
+    """That each kind has happened only a thousand seeds can tell; this one notices if there are none at all."""
+    counts = summarize(simulate(seed) for seed in range(1, 13)).counts
+    for table, least in (("faults", 12), ("crashes at", 4), ("crashes", 3), ("storage", 2), ("reads", 3)):
+        kinds = {row for name, row in counts if name == table}
+        assert len(kinds & set(EXPECTED[table])) >= least, table
 
 
 def test_a_history_that_can_not_be_decided_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
