@@ -472,10 +472,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("addresses", nargs="+", metavar="address", help="host:port of a member; any one will do")
     parser.add_argument(
         *("-c", "--command"),
-        action="append",
+        action="extend",
+        nargs="+",
         dest="commands",
         metavar="COMMAND",
-        help="carry out this command and leave; may be given several times",
+        help="carry out these commands, in order, and leave; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a reply")
     parser.add_argument(

@@ -253,6 +253,13 @@ def test_json_tells_a_definite_failure_from_an_unknown_outcome(cluster: FakeClus
 # ---- failures and exit statuses --------------------------------------------------------------------------------------
 
 
+def test_several_commands_may_follow_one_c_or_each_its_own(cluster: FakeCluster) -> None:
+    together = run(*cluster.addresses, "-c", "SET k 1", "GET k", "--json")
+    apart = run(*cluster.addresses, "-c", "SET k 1", "-c", "GET k", "--json")
+    assert together == apart
+    assert together.out.decode().count('"ok": true') == 2
+
+
 def test_a_failed_command_is_one_line_and_the_others_are_carried_out(cluster: FakeCluster) -> None:
     done = run(*cluster.addresses, "-c", "SET k 1", "-c", "NONSENSE", "-c", "GET k")
     assert done.status == 1
