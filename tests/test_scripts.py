@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -277,17 +277,24 @@ def test_after_ctrl_c_every_node_that_was_started_can_be_stopped(stopped: Clone)
     """Most of all the one that was being started just then."""
     program = [str(stopped.directory / ".venv/bin/python"), str(stopped.directory / "scripts/cluster.py"), "up", "3"]
     env = {**os.environ, "RAFTKV_BASE_PORT": str(stopped.base_port)}
-    for milliseconds in range(12):
+
+    def running() -> int:
+        processes = subprocess.run(["ps", "-ww", "-A", "-o", "command="], capture_output=True, text=True, check=True)
+        return processes.stdout.count(f"--data-dir {stopped.directory}/data/")
+
+    def has_started(count: int) -> bool:
+        return running() >= count
+
+    for started in (0, 1, 2, 3, 1, 2, 1, 2):
         with subprocess.Popen(program, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as start:
             assert start.stderr is not None
             assert start.stderr.readline() == "starting nodes 1, 2 and 3\n"
-            time.sleep(milliseconds / 1000)
+            wait_until(partial(has_started, started), f"{started} nodes have been started")
             start.send_signal(signal.SIGINT)
             assert "interrupted" in start.stderr.read()
         assert start.returncode == 130
         assert stopped.script("stop_cluster.sh").status == 0
-        processes = subprocess.run(["ps", "-ww", "-A", "-o", "command="], capture_output=True, text=True, check=True)
-        assert f"--data-dir {stopped.directory}/data/" not in processes.stdout
+        assert running() == 0
 
 
 def test_nodes_that_take_their_time_are_not_said_to_have_failed(stopped: Clone) -> None:
