@@ -10,6 +10,8 @@ them is for:
     stream_*         read the requests of a client's stream and bring them                          |
     aside_*          answer Status, and refuse calls when too many wait                            /
     overdue          ends clients' calls that wait for too long (service.py)
+    transfer_<peer>  sends a peer a snapshot, while there is need (snapshot_sender.py)
+    install_*        take in a leader's snapshot, and make a state machine of it (snapshot_receiver.py)
     snapshot         writes snapshots, and removes files that no longer count (snapshot_thread.py)
     gRPC's own       one receives calls; one a peer brings the replies to our requests, while there are any
 
@@ -45,19 +47,22 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from raftkv import __version__, clock
 from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
 from raftkv.kv import StateMachine
-from raftkv.log_storage import LogStorage, StorageError
+from raftkv.log_storage import LogStorage, SnapshotReader, StorageError
 from raftkv.operations import TermSettings, encode_settings
 from raftkv.raft import core
 from raftkv.raft.log import InvariantBroken
-from raftkv.raft.messages import AppendEntries, Message, RequestVote
+from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message, RequestVote
 from raftkv.raft.types import Configuration
 from raftkv.replica import Input, NotLeader, Query, Replica, Status, Unreachable, Write
 from raftkv.server import CannotListen, Server, ServerLimits
 from raftkv.service import Service, ServiceLimits
+from raftkv.snapshot_receiver import SnapshotReceiver
+from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
+from raftkv.snapshot_transfer import Staging
 from raftkv.snapshots import SnapshotPolicy, load_snapshot
 from raftkv.storage import Storage
-from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, SendingLimits
+from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, SendingLimits, channel_options
 from raftkv.turn import Turn
 
 log = logging.getLogger("raftkv")
@@ -92,7 +97,6 @@ class RaftNode:
             identity.member_id, dict(identity.members), identity.cluster_id, identity.incarnation
         )
         self._storage = storage
-        self._machine = machine
         self._server = server
         self._now = now
         self._strangers: dict[int, tuple[str, float]] = {}
@@ -113,14 +117,16 @@ class RaftNode:
             self._snapshot_thread,
         )
         self._turn: Turn[Input] = Turn(self, now, fail)
-        self._service = Service(self, _service_limits(config), server.aside)
+        self._receiver = SnapshotReceiver(self, Staging(storage.begin_snapshot), log.info)
+        self._service = Service(self, _service_limits(config), server.aside, self._receiver)
         self._senders = {
             peer: PeerSender(
-                peer, self.membership, _sending_limits(config), now, self.bring, self._unreachable, log.warning, fail
+                peer, self.membership, _sending_limits(config), now, self.bring, self.unreachable, log.warning, fail
             )
             for peer in identity.members
             if peer != me
         }
+        self._snapshots = SnapshotSenders(self, channel_options(_sending_limits(config)), log.info, fail)
 
     def start(self) -> None:
         """Answer calls, and take part in the cluster."""
@@ -132,6 +138,8 @@ class RaftNode:
     def stop(self, grace: float = STOP_GRACE) -> None:
         """Stop for good. Calls in flight are answered: those that can't be carried out within `grace` seconds with
         *unknown*, those that have not begun with "not the leader"."""
+        self._receiver.close()
+        self._snapshots.close()
         self._server.drain(grace)
         self._turn.finish(lambda: _Stopped(self._replica))
         self._service.stop()
@@ -155,7 +163,8 @@ class RaftNode:
 
     def count(self) -> tuple[int, int]:
         """How many keys there are, and the state machine's revision."""
-        return len(self._machine), self._machine.revision
+        machine = self._replica.machine
+        return len(machine), machine.revision
 
     def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
         """A peer was refused: say so, but not each time."""
@@ -171,8 +180,9 @@ class RaftNode:
         """One round of the replica's work. By the holder of the turn."""
         assert self._turn.is_held_here()
         more = self._replica.turn(inputs, now)
-        if self._machine.cluster_id and not self.membership.cluster_id:
-            self._learn_cluster(self._machine.cluster_id)
+        cluster_id = self._replica.machine.cluster_id
+        if cluster_id and not self.membership.cluster_id:
+            self._learn_cluster(cluster_id)
         return more
 
     def deadline(self) -> float:
@@ -189,11 +199,26 @@ class RaftNode:
     def _send(self, message: Message) -> None:
         if isinstance(message, AppendEntries | RequestVote):
             self._senders[message.recipient].send(message)
+        elif isinstance(message, InstallSnapshot):
+            self._snapshots.send(message)
         else:
             self._service.deliver(message)
 
-    def _unreachable(self, peer: int) -> None:
+    def unreachable(self, peer: int) -> None:
+        """A call to the peer, or a transfer, has failed. From any thread."""
         self.bring(Unreachable(peer))
+
+    # ---- what the transfers of snapshots need (snapshot_sender.Host) -------------------------------------------------
+
+    def open_snapshot(self) -> SnapshotReader:
+        return self._storage.open_snapshot()
+
+    def leads(self, term: int) -> bool:
+        raft = self._replica.raft
+        return raft.current_term == term and raft.leader_id == raft.me
+
+    def now(self) -> float:
+        return self._now()
 
 
 class _Stopped:

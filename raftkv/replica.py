@@ -21,15 +21,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raftkv.kv import StateMachine
-from raftkv.log_storage import LogStorage
+from raftkv.kv import FrozenState, StateMachine
+from raftkv.log_storage import LogStorage, SnapshotWriter
 from raftkv.operations import Result
 from raftkv.raft import core
 from raftkv.raft.configuration import Change, ChangeRefused
-from raftkv.raft.messages import Message
+from raftkv.raft.log import InvariantBroken
+from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
-from raftkv.raft.types import Configuration, Entry, Proposal
+from raftkv.raft.types import Configuration, Entry, Proposal, SnapshotMeta
 from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved
 
 
@@ -103,7 +104,18 @@ class ConfigurationChange:
     caller: Caller
 
 
-Input = Message | Write | Query | Unreachable | ConfigurationChange | SnapshotSaved | SnapshotFailed
+@dataclass(frozen=True, slots=True)
+class SnapshotReceived:
+    """All of a leader's snapshot has come in: the message for the algorithm, and what it is to install."""
+
+    message: InstallSnapshot
+    writer: SnapshotWriter
+    """Finished: durable, checked, and this input's alone."""
+    state: FrozenState
+    """What is in it."""
+
+
+Input = Message | Write | Query | Unreachable | ConfigurationChange | SnapshotSaved | SnapshotFailed | SnapshotReceived
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,8 @@ class Replica:
         self._writers: dict[int, tuple[int, Caller]] = {}
         """Log index -> (term, caller). All of one term: losing the leadership answers them all."""
         self._readers: dict[int, Query] = {}
+        self._received: list[SnapshotReceived] = []
+        """What the algorithm has been told of in this turn."""
         self._next_token = 1
         self._log_syncs = 0
 
@@ -203,6 +217,9 @@ class Replica:
             self._change_configuration(item, now)
         elif isinstance(item, Unreachable):
             self.raft.unreachable(item.peer, now)
+        elif isinstance(item, SnapshotReceived):
+            self._received.append(item)
+            self.raft.step(item.message, now)
         elif isinstance(item, SnapshotSaved):
             self._snapshots.saved(item)
         elif isinstance(item, SnapshotFailed):
@@ -246,9 +263,7 @@ class Replica:
             self._note(note)
         for message in ready.urgent:
             self._send(message)
-        if ready.hard_state is not None or ready.entries:
-            self._storage.persist(ready.hard_state, ready.entries, ready.commit_index)
-            self._log_syncs += bool(ready.entries)
+        self._persist(ready)
         self.raft.advance(ready)
         for reply in ready.messages:
             self._send(reply)
@@ -260,6 +275,31 @@ class Replica:
         for token in ready.lost_reads:
             self._readers.pop(token).caller.answer(NotLeader(self.raft.leader_id))
         self._give_up_writers()
+
+    def _persist(self, ready: Ready) -> None:
+        hard_state = ready.hard_state
+        if ready.snapshot is not None:
+            if hard_state is not None:
+                # First of all the term: no log may end in a later one, also if there is a crash in between.
+                self._storage.persist(hard_state, [], self._storage.commit_index)
+                hard_state = None
+            self._install(ready.snapshot)
+        if hard_state is not None or ready.entries:
+            self._storage.persist(hard_state, ready.entries, ready.commit_index)
+            self._log_syncs += bool(ready.entries)
+        received, self._received = self._received, []
+        for item in received:
+            item.writer.discard()
+
+    def _install(self, snapshot: SnapshotMeta) -> None:
+        """Put a snapshot that has come in where the log and the state machine were."""
+        chosen = next((item for item in self._received if item.message.snapshot == snapshot), None)
+        if chosen is None:
+            raise InvariantBroken(f"a snapshot up to {snapshot.last.index} is to be installed that has not come in")
+        self._received.remove(chosen)
+        self._storage.install_snapshot(snapshot, chosen.writer)
+        self.machine.restore(chosen.state)
+        self._snapshots.installed()
 
     def _apply(self, entry: Entry) -> None:
         results = self.machine.apply(entry)

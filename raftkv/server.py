@@ -147,8 +147,11 @@ class Server:
         self._stream_pool = Pool("stream", limits.max_streams)
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
         self._streams: set[ClientStream] = set()
+        self._snapshot_pool = Pool("install", peers + 1)
         self._peer_streams: dict[int, grpc.ServicerContext] = {}
         """The latest of each peer."""
+        self._snapshot_streams: dict[int, grpc.ServicerContext] = {}
+        """As above."""
         self._stopped = threading.Event()
         calls, streams = limits.max_waiting_calls, limits.max_streams
         bounds = {
@@ -193,6 +196,7 @@ class Server:
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "AppendEntries": self._handler(self._peer_pool, wire.AppendEntriesRequest, service.append_entries),
             "AppendEntriesStream": self._peer_stream(service),
+            "InstallSnapshot": self._snapshot_stream(service),
             "RequestVote": self._handler(self._peer_pool, wire.RequestVoteRequest, service.request_vote),
             "ServeClient": self._client_handler(service),
             "ServeClientStream": self._client_stream(service),
@@ -217,7 +221,7 @@ class Server:
 
     def stop(self) -> None:
         """End what is left after `drain`: everything has been answered by now."""
-        for context in list(self._peer_streams.values()):
+        for context in [*self._peer_streams.values(), *self._snapshot_streams.values()]:
             context.cancel()
         self._stopped.wait()
 
@@ -280,18 +284,24 @@ class Server:
                     else:
                         yield service.append_entries(request, context).SerializeToString()
                     if not is_known and context.is_active():
-                        self._replace_peer_stream(request.leader_id, context)
+                        _replace_stream(self._peer_streams, request.leader_id, context)
                     is_known = True
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._peer_pool, answer))
 
-    def _replace_peer_stream(self, peer: int, context: grpc.ServicerContext) -> None:
-        """A peer that opens a stream has given up the one before: its thread must not wait for what never comes. Called
-        when the first request has been admitted; so there is at most one entry a member."""
-        older = self._peer_streams.get(peer)
-        self._peer_streams[peer] = context
-        if older is not None:
-            older.cancel()
+    def _snapshot_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            is_known = False
+            with self._refusing(context, wire.InstallSnapshotRequest):
+                first = wire.InstallSnapshotRequest.FromString(next(requests, b""))
+                rest = map(wire.InstallSnapshotRequest.FromString, requests)
+                for reply in service.install_snapshot(first, rest, context):
+                    if not is_known and context.is_active():
+                        _replace_stream(self._snapshot_streams, first.leader_id, context)
+                    is_known = True
+                    yield reply.SerializeToString()
+
+        return grpc.stream_stream_rpc_method_handler(_in_pool(self._snapshot_pool, answer))
 
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -371,6 +381,15 @@ class _Response:
             if data is not None:
                 self._send(data)
             self._send(None)
+
+
+def _replace_stream(latest: dict[int, grpc.ServicerContext], peer: int, context: grpc.ServicerContext) -> None:
+    """A peer that opens a stream has given up the one before: its thread must not wait for what never comes. Called
+    when the first request has been admitted; so there is at most one entry a member."""
+    older = latest.get(peer)
+    latest[peer] = context
+    if older is not None:
+        older.cancel()
 
 
 def _in_pool(pool: Pool, method: Callable[..., Any]) -> Callable[..., Any]:

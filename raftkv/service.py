@@ -16,7 +16,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -36,10 +37,11 @@ from raftkv.operations import (
     is_word,
     parse_text,
 )
-from raftkv.raft.messages import Reply, Request
+from raftkv.raft.messages import AppendEntriesReply, Reply
 from raftkv.raft.types import EntryKind, Proposal
 from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Refused, Unknown, Write
 from raftkv.replica import Status as ReplicaStatus
+from raftkv.snapshot_transfer import Offer, offer_from_wire
 from raftkv.transport import Membership
 from raftkv.wire import raft_pb2 as wire
 
@@ -125,6 +127,19 @@ class Host(Protocol):
 
     def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
         """A peer was refused that says it is member `claimed_id`."""
+
+
+class Receiver(Protocol):
+    """Takes in snapshots (snapshot_receiver.py)."""
+
+    def receive(
+        self,
+        offer: Offer,
+        chunks: Iterator[wire.InstallSnapshotRequest],
+        wait: Callable[[float], Reply | None],
+    ) -> Iterator[wire.InstallSnapshotReply]:
+        """The answers to a stream that has begun with `offer`; `wait` waits so many seconds for the algorithm's answer
+        to the offer's message. Raises Refusal."""
 
 
 class Refusal(Exception):
@@ -290,12 +305,13 @@ class _Overdue:
 class Service:
     """Each public method answers one kind of call, in the thread of its caller; raises Refusal."""
 
-    def __init__(self, host: Host, limits: ServiceLimits, aside: Aside) -> None:
-        """`aside` gets what would take the turn for too long."""
+    def __init__(self, host: Host, limits: ServiceLimits, aside: Aside, receiver: Receiver) -> None:
+        """`aside` gets what would take the turn for too long, `receiver` the snapshots that leaders send."""
         self.host = host
         self.limits = limits
         self.budget = ByteBudget(limits.max_waiting_bytes)
         self.aside = aside
+        self._receiver = receiver
         self._overdue = _Overdue(limits.call_timeout)
         self._peer_calls: dict[int, Callable[[Reply], None]] = {}
         """By the number that the request took with it. Single operations on a dict are atomic."""
@@ -331,6 +347,7 @@ class Service:
         """`append_entries` without waiting: the reply goes to `answer`, by whoever holds the turn then."""
 
         def take(reply: Reply) -> None:
+            assert isinstance(reply, AppendEntriesReply)
             message = transport.reply_to_wire(reply)
             assert isinstance(message, wire.AppendEntriesReply)
             answer(message)
@@ -346,7 +363,7 @@ class Service:
     def _answer_peer(
         self,
         request: Any,
-        from_wire: Callable[[Any, int, int], Request],
+        from_wire: Callable[[Any, int, int], transport.Request],
         claimed_id: int,
         context: grpc.ServicerContext,
     ) -> transport.WireReply:
@@ -357,29 +374,54 @@ class Service:
         if reply is None:
             self._peer_calls.pop(call, None)
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
+        assert isinstance(reply, transport.Reply)
         return transport.reply_to_wire(reply)
 
     def _bring_request(
         self,
         request: Any,
-        from_wire: Callable[[Any, int, int], Request],
+        from_wire: Callable[[Any, int, int], transport.Request],
         claimed_id: int,
         context: grpc.ServicerContext,
         take: Callable[[Reply], None],
     ) -> int:
         """Hand a peer's request to the replica; `take` gets the reply. The number of the call."""
         call = next(self._call_numbers)
-        try:
+        with self._admitting(claimed_id, context):
             self.host.membership.admit(request)
             message = from_wire(request, self.host.membership.me, call)
+        self._peer_calls[call] = take
+        self.host.bring(message)
+        return call
+
+    @contextmanager
+    def _admitting(self, claimed_id: int, context: grpc.ServicerContext) -> Iterator[None]:
+        """Refuse a peer's call whose request turns out to be malformed, or a stranger's."""
+        try:
+            yield
         except transport.Malformed as error:
             raise invalid(str(error)) from None
         except transport.Stranger as error:
             self.host.note_stranger(claimed_id, context.peer(), str(error))
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from None
-        self._peer_calls[call] = take
-        self.host.bring(message)
-        return call
+
+    def install_snapshot(
+        self,
+        first: wire.InstallSnapshotRequest,
+        chunks: Iterator[wire.InstallSnapshotRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[wire.InstallSnapshotReply]:
+        """Takes in a leader's snapshot in the calling thread; see snapshot_receiver.py."""
+        call = next(self._call_numbers)
+        with self._admitting(first.leader_id, context):
+            self.host.membership.admit(first)
+            offer = offer_from_wire(first, self.host.membership.me, call)
+        slot = Slot[Reply]()
+        self._peer_calls[call] = slot.answer
+        try:
+            yield from self._receiver.receive(offer, chunks, slot.wait)
+        finally:
+            self._peer_calls.pop(call, None)
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from raftkv.kv_snapshot import decode, encode, meta_of
 from raftkv.log_storage import RESTORE, LogStorage, SnapshotWriter, StorageError
 from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.core import Raft
+from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
 
@@ -178,7 +179,7 @@ class Snapshots:
             return
         assert self._saver is not None
         meta = result.save.meta
-        self._storage.adopt_snapshot(meta, result.writer, self._keep_from(meta))
+        self._storage.adopt_snapshot(meta, result.writer, self._keep_from(meta, result.writer.size))
         self._raft.log.configurations.compact(meta.last.index)
         self._end_save()
         self._bytes -= self._bytes_saved
@@ -202,20 +203,27 @@ class Snapshots:
             self._save.is_wanted = False
             self._save = None
         self._bytes = 0
+        if self._saver is not None:
+            self._saver.clean()
 
     def _end_save(self) -> None:
         self._save = None
         self._machine.thaw()
 
-    def _keep_from(self, meta: SnapshotMeta) -> int:
-        """The first entry of the log that is to be kept beside the snapshot."""
-        return min(self._storage.tail(self._policy.kept_log_bytes), meta.last.index + 1, self._needed_from())
+    def _keep_from(self, meta: SnapshotMeta, snapshot_bytes: int) -> int:
+        """The first entry of the log that is to be kept beside a snapshot of this size.
+
+        If what followers need while a snapshot is on its way to them were forgotten by then, they would need the next
+        snapshot, and so on. But once that is longer than twice the snapshot, to send this once more is cheaper.
+        """
+        kept_bytes = self._policy.kept_log_bytes
+        most_kept = self._storage.tail(max(kept_bytes, 2 * snapshot_bytes))
+        return min(self._storage.tail(kept_bytes), max(self._needed_from(), most_kept), meta.last.index + 1)
 
     def _needed_from(self) -> int:
-        """The first entry that another member may still need. As long as there is no other way for it to get at the
-        state, no entry goes that is not known to be on all members; which only a leader knows."""
-        if self._raft.configuration.members == {self._raft.me}:
-            return self._raft.log.last_index + 1
-        if not isinstance(self._raft.role, Leader):
-            return 1
-        return 1 + min(progress.match_index for progress in self._raft.role.progress.values())
+        """The first entry that followers need who are just being sent entries or a snapshot, as far as this member
+        leads and knows. Others, who may be gone for good, hold up nothing."""
+        role, next_index = self._raft.role, self._raft.log.last_index + 1
+        if not isinstance(role, Leader):
+            return next_index
+        return min((p.needs_from for p in role.progress.values() if p.state is not State.PROBE), default=next_index)

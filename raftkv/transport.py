@@ -11,7 +11,7 @@ Three things, from the inside out:
 * **one `PeerSender` a peer**, which owns the channel, the back-off and the requests in flight. It never waits and never
   repeats: a request that can't go out now is dropped, and the algorithm sends again what still matters. It has no
   thread of its own; gRPC's delivers the answers. Entries travel on a stream; heartbeats and requests for votes, which
-  never wait for bulk, are calls of their own.
+  never wait for bulk, are calls of their own. Snapshots go another way (snapshot_transfer.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, Request, RequestVote, RequestVoteReply
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
 from raftkv.raft.types import Entry, EntryKind, LogPosition
 from raftkv.streams import Stream
 from raftkv.wire import raft_pb2 as wire
@@ -40,6 +40,8 @@ CONFIGURATION_TEXT: Final = "CONFIGURATION"
 _NAMES: Final = {EntryKind.NO_OP: NO_OP_TEXT, EntryKind.CONFIGURATION: CONFIGURATION_TEXT, EntryKind.BATCH: ""}
 _KINDS: Final = {name: kind for kind, name in _NAMES.items()}
 
+Request = AppendEntries | RequestVote
+Reply = AppendEntriesReply | RequestVoteReply
 WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest
 WireReply = wire.AppendEntriesReply | wire.RequestVoteReply
 
@@ -117,7 +119,7 @@ def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: 
         call=call,
     )
     terms = [message.prev.term, *(entry.term for entry in message.entries), message.term]
-    _require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
+    require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
     if message.lease_duration_ms > MAX_LEASE_MS:
         raise Malformed(f"a lease of {message.lease_duration_ms} ms is longer than any leader may ask for")
     if message.term == 0 or (message.entries and message.entries[0].term == 0):
@@ -130,7 +132,7 @@ def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: 
 def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int) -> RequestVote:
     """As `append_entries_from_wire`, for a candidate's request."""
     last = _position(request.last_log_term, request.last_log_index)
-    _require_possible(request.term, request.last_log_index)
+    require_possible(request.term, request.last_log_index)
     if request.term == 0:
         raise Malformed("terms are counted from 1")
     if last.term > request.term:
@@ -138,7 +140,7 @@ def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int)
     return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call)
 
 
-def _require_possible(*numbers: int) -> None:
+def require_possible(*numbers: int) -> None:
     """Refuse numbers that no cluster reaches by counting: they would leave no room to count on from."""
     if max(numbers) > _MAX_COUNT:
         raise Malformed(f"{max(numbers)} is not a term, an index or a round that a cluster can have reached")
@@ -174,7 +176,7 @@ def reply_to_wire(reply: Reply) -> WireReply:
 
 def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
     """The answer that `sender` gave to a request of `me`. Raises Malformed."""
-    _require_possible(reply.term)
+    require_possible(reply.term)
     if isinstance(reply, wire.AppendEntriesReply):
         return AppendEntriesReply(
             sender=sender,
@@ -221,9 +223,9 @@ class Membership:
             incarnation=self.incarnation,
         )
 
-    def admit(self, request: WireRequest) -> None:
+    def admit(self, request: WireRequest | wire.InstallSnapshotRequest) -> None:
         """Check who sends, and to whom. Raises Stranger, with a text for the people on both sides, or Malformed."""
-        claimed = request.leader_id if isinstance(request, wire.AppendEntriesRequest) else request.candidate_id
+        claimed = request.candidate_id if isinstance(request, wire.RequestVoteRequest) else request.leader_id
         header = request.identity if request.HasField("identity") else wire.Identity()
         if header.sender and header.sender != claimed:
             raise Malformed(f"a request of node {claimed} can't come from node {header.sender}")
@@ -269,6 +271,28 @@ SLOWEST_LINK: Final = 1 << 20
 
 _MAX_SMALL: Final = 8
 """Requests without entries in flight: heartbeats and requests for votes, which never wait for bulk."""
+
+
+def channel_options(limits: SendingLimits) -> list[tuple[str, int]]:
+    """gRPC's options for a connection to a peer."""
+    longest_ms = max(1, int(limits.max_backoff * 1000))
+    patience_ms = max(1, int(limits.timeout * 1000))
+    return [
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        # gRPC's default waits for up to two minutes before it connects anew (hazard 58).
+        ("grpc.initial_reconnect_backoff_ms", min(100, longest_ms)),
+        ("grpc.min_reconnect_backoff_ms", longest_ms),  # in fact: how long an attempt may take
+        ("grpc.max_reconnect_backoff_ms", longest_ms),
+        # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
+        ("grpc.keepalive_time_ms", patience_ms),
+        ("grpc.keepalive_timeout_ms", 2 * patience_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
 
 
 @dataclass(slots=True)
@@ -400,7 +424,7 @@ class PeerSender:
 
     def _stub(self, kind: type[Request]) -> grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]:
         if self._channel is None:
-            self._channel = channel = grpc.insecure_channel(self._address, options=self._channel_options())
+            self._channel = channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))
             self._calls[AppendEntries] = channel.unary_unary(
                 APPEND_ENTRIES, wire.AppendEntriesRequest.SerializeToString, wire.AppendEntriesReply.FromString
             )
@@ -408,26 +432,6 @@ class PeerSender:
                 REQUEST_VOTE, wire.RequestVoteRequest.SerializeToString, wire.RequestVoteReply.FromString
             )
         return self._calls[kind]
-
-    def _channel_options(self) -> list[tuple[str, int]]:
-        longest_ms = max(1, int(self._limits.max_backoff * 1000))
-        patience_ms = max(1, int(self._limits.timeout * 1000))
-        return [
-            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.enable_retries", 0),
-            ("grpc.service_config_disable_resolution", 1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", self._limits.max_message_bytes),
-            # gRPC's default waits for up to two minutes before it connects anew (hazard 58).
-            ("grpc.initial_reconnect_backoff_ms", min(100, longest_ms)),
-            ("grpc.min_reconnect_backoff_ms", longest_ms),  # in fact: how long an attempt may take
-            ("grpc.max_reconnect_backoff_ms", longest_ms),
-            # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
-            ("grpc.keepalive_time_ms", patience_ms),
-            ("grpc.keepalive_timeout_ms", 2 * patience_ms),
-            ("grpc.http2.max_pings_without_data", 0),
-        ]
 
     # ---- what comes of a request -------------------------------------------------------------------------------------
 

@@ -24,12 +24,29 @@ from raftkv.raft.configuration import Change, ChangeRefused, Promote, changed, e
 from raftkv.raft.invariants import check_state, check_transition, observe
 from raftkv.raft.lease import Grant, Promises, Rounds
 from raftkv.raft.log import InvariantBroken, Log, LogStore
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
 from raftkv.raft.progress import Progress, State
 from raftkv.raft.quorum import is_majority, reached_by_majority
 from raftkv.raft.ready import Ready, ReadyRead
 from raftkv.raft.roles import Candidate, Follower, Leader, PreCandidate, Role, WaitingRead
-from raftkv.raft.types import Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
+from raftkv.raft.types import (
+    ORIGIN,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    LogPosition,
+    Proposal,
+    SnapshotMeta,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +252,7 @@ class Raft:
             raise InvariantBroken("ready() before advance()")
         ready = Ready(
             hard_state=self._hard_state if self._hard_state != self._durable_hard_state else None,
+            snapshot=self.log.replacement(),
             entries=self.log.pending(),
             commit_index=self.committed_index,
             committed=self._entries_to_apply(),
@@ -246,9 +264,9 @@ class Raft:
             ready.reads = self._release_reads(self.role, ready.applied_index(self.handed_out_index))
         # The one place that decides what waits for the disk: everything, but a leader's AppendEntries (diss. 10.2.1).
         # Their term is durable since before the election was won, and their entries count for the leader itself only
-        # once it has written them.
+        # once it has written them. A snapshot that is sent has long been durable.
         for message in self._outbox:
-            if not isinstance(message, AppendEntries):
+            if not isinstance(message, AppendEntries | InstallSnapshot):
                 ready.messages.append(message)
             elif message.term <= self._durable_hard_state.term:
                 ready.urgent.append(message)
@@ -261,10 +279,13 @@ class Raft:
         return ready
 
     def advance(self, ready: Ready) -> None:
-        """`ready.hard_state` and `ready.entries` are durable: from here on they count for this member too."""
+        """`ready.hard_state`, `ready.snapshot` and `ready.entries` are durable: from here on they count for this member
+        too."""
         if ready is not self._outstanding:
             raise InvariantBroken("advance() without its ready()")
         self._outstanding = None
+        if ready.snapshot is not None:
+            self.log.installed(ready.snapshot)
         self.log.persisted(ready.entries)
         if ready.hard_state is not None:
             self._durable_hard_state = ready.hard_state
@@ -300,6 +321,8 @@ class Raft:
                 self._send(replace(reply, round=0))
             elif isinstance(message, RequestVote):
                 self._refuse_vote(message)
+            elif isinstance(message, InstallSnapshot):
+                self._send(self._install_reply(message, success=False))
             return False  # an answer to what we asked in an earlier term has no meaning any more
         return True
 
@@ -416,9 +439,8 @@ class Raft:
     # ---- replication, as the follower (5.3) --------------------------------------------------------------------------
 
     def _handle_append_entries(self, request: AppendEntries) -> None:
-        if isinstance(self.role, Leader):
-            raise InvariantBroken(f"member {request.sender} leads term {request.term} too")
         self._follow(request)
+        self._promise(request)
         if not self.log.holds(request.prev):
             term, index = self.log.conflict(request.prev.index)
             self._send(
@@ -437,18 +459,45 @@ class Raft:
         self._commit(min(request.leader_commit, verified))
         self._send(self._append_reply(request, success=True, match_index=verified))
 
-    def _follow(self, request: AppendEntries) -> None:
-        """Recognize the sender as the leader of this term, and promise it what it asks for."""
+    def _follow(self, request: AppendEntries | InstallSnapshot) -> None:
+        """Recognize the sender as the leader of this term."""
+        if isinstance(self.role, Leader):
+            raise InvariantBroken(f"member {request.sender} leads term {request.term} too")
         follower = self.role if isinstance(self.role, Follower) else self._become_follower(self.current_term)
         if follower.leader_id != request.sender:
             follower.leader_id = request.sender
             self._note(f"follows {request.sender}, the leader of term {self.current_term}")
         follower.leader_heard_at = self._now
         follower.election_deadline = self._draw_election_deadline()
+
+    def _promise(self, request: AppendEntries) -> None:
+        """Promise the leader the lease that it asks for."""
         if request.lease_duration_ms:
             self._promises.promise(request.sender, request.term, request.lease_duration_ms, self._now)
             longest = max(self._hard_state.longest_promise_ms, request.lease_duration_ms)
             self._hard_state = replace(self._hard_state, longest_promise_ms=longest)
+
+    def _handle_install_snapshot(self, request: InstallSnapshot) -> None:
+        """Section 7. The driver has the snapshot that the message speaks of, all of it, and keeps it until `ready()`
+        has said whether it is to be installed."""
+        self._follow(request)
+        last = request.snapshot.last
+        if self.log.holds(last):
+            # Figure 13: "If existing log entry has same index and term as snapshot's last included entry, retain log
+            # entries following it". All the news is that it was committed, if any: the log has what there is to apply.
+            self._commit(last.index)
+        else:
+            self._restore(request.snapshot)
+        # What is committed here is in the log of whoever leads this term (Leader Completeness, 5.4.3).
+        match_index = max(last.index, self.committed_index)
+        self._send(self._install_reply(request, success=True, match_index=match_index))
+
+    def _restore(self, snapshot: SnapshotMeta) -> None:
+        """Begin anew from a snapshot."""
+        before = self.log.last_index
+        self.log.replace_by(snapshot)
+        self.handed_out_index = snapshot.last.index
+        self._note(f"replaces its log, which ended at {before}, by a snapshot up to entry {snapshot.last.index}")
 
     # ---- replication, as the leader (5.3, 5.4.2) ---------------------------------------------------------------------
 
@@ -477,7 +526,9 @@ class Raft:
         for peer, progress in leader.progress.items():
             if not self._send_entries(leader, peer, progress):
                 prev = progress.match_index if progress.state is State.REPLICATE else progress.next_index - 1
-                self._send_append(leader, peer, prev, [])
+                # What has been compacted has no term to compare any more. The beginning matches in every log.
+                known = progress.state is not State.SNAPSHOT and prev >= self.log.previous.index
+                self._send_append(leader, peer, prev if known else ORIGIN.index, [])
         self._renew_lease(leader)
 
     def _replicate(self, leader: Leader) -> None:
@@ -492,13 +543,24 @@ class Raft:
                 pass
 
     def _send_entries(self, leader: Leader, peer: int, progress: Progress) -> bool:
-        """Send the next entries to a follower, if there are any and its window has room. Whether one was sent."""
+        """Send the next entries to a follower, if there are any and its window has room, or a snapshot if they have
+        been compacted. Whether entries were sent."""
         if progress.next_index > self.log.last_index or not progress.may_send(self.config.max_appends_in_flight):
+            return False
+        if progress.next_index <= self.log.previous.index:
+            self._send_snapshot(peer, progress)
             return False
         entries = self.log.entries(progress.next_index, self.log.last_index, self.config.max_append_bytes)
         self._send_append(leader, peer, progress.next_index - 1, entries)
         progress.sent(entries[-1].index, self._now)
         return True
+
+    def _send_snapshot(self, peer: int, progress: Progress) -> None:
+        snapshot = self.log.snapshot
+        if snapshot is None:
+            raise InvariantBroken(f"entry {progress.next_index} has been compacted, but there is no snapshot")
+        progress.await_snapshot(snapshot.last.index)
+        self._send(InstallSnapshot(self.me, peer, self.current_term, snapshot))
 
     def _send_append(self, leader: Leader, peer: int, prev_index: int, entries: Sequence[Entry]) -> None:
         self._send(
@@ -523,10 +585,7 @@ class Raft:
         leader.rounds.acknowledge(reply.sender, reply.round, self._now)
         progress = leader.progress[reply.sender]
         if reply.success:
-            if reply.match_index > self.log.last_index:
-                raise InvariantBroken(f"{reply.sender} acknowledges entry {reply.match_index}, which was never sent")
-            if progress.succeeded(reply.match_index):
-                self._commit_by_majority(leader)
+            self._take_match(leader, reply.sender, reply.match_index)
             self._promote_if_caught_up(leader, reply.sender)
         elif not progress.is_stale_rejection(reply.rejected_index):
             progress.probe(self._next_index_after(reply))
@@ -534,6 +593,21 @@ class Raft:
             # same answer, as fast as the network goes.
             progress.probe_sent = progress.next_index > reply.rejected_index
         self._renew_lease(leader)
+
+    def _handle_install_reply(self, reply: InstallSnapshotReply) -> None:
+        leader = self.role
+        if not isinstance(leader, Leader) or reply.sender not in leader.progress:
+            return
+        # A request of this term never fails; a refusal that arrives in it answers one of an earlier term.
+        if reply.success:
+            self._take_match(leader, reply.sender, reply.match_index)
+
+    def _take_match(self, leader: Leader, peer: int, match_index: int) -> None:
+        """A follower's log is durable, and the leader's, up to this index."""
+        if match_index > self.log.last_index:
+            raise InvariantBroken(f"{peer} acknowledges entry {match_index}, which was never sent")
+        if leader.progress[peer].succeeded(match_index):
+            self._commit_by_majority(leader)
 
     def _next_index_after(self, rejection: AppendEntriesReply) -> int:
         """Where to try next: behind our last entry of the conflicting term, or before all of theirs (5.3, end)."""
@@ -656,6 +730,9 @@ class Raft:
             request.call,
         )
 
+    def _install_reply(self, request: InstallSnapshot, success: bool, match_index: int = 0) -> InstallSnapshotReply:
+        return InstallSnapshotReply(self.me, request.sender, self.current_term, success, match_index, request.call)
+
     def _vote_reply(self, request: RequestVote, granted: bool, term: int) -> RequestVoteReply:
         remaining_ms = self._promises.remaining_ms(self._now)
         return RequestVoteReply(self.me, request.sender, term, granted, request.pre_vote, remaining_ms, request.call)
@@ -675,4 +752,6 @@ _HANDLERS: dict[type[Message], Callable[[Raft, Any], None]] = {
     AppendEntriesReply: Raft._handle_append_reply,
     RequestVote: Raft._handle_request_vote,
     RequestVoteReply: Raft._handle_vote_reply,
+    InstallSnapshot: Raft._handle_install_snapshot,
+    InstallSnapshotReply: Raft._handle_install_reply,
 }

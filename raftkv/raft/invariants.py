@@ -52,6 +52,10 @@ def check_state(raft: Raft) -> None:
     """Raise InvariantBroken if the state is one that must never be."""
     log, role = raft.log, raft.role
     _require(
+        log.previous.index <= raft.handed_out_index,
+        f"compacted up to {log.previous.index} <= handed out {raft.handed_out_index}",
+    )
+    _require(
         raft.handed_out_index <= log.committed_index <= log.last_index,
         f"handed out {raft.handed_out_index} <= committed {log.committed_index} <= last {log.last_index}",
     )

@@ -11,6 +11,9 @@ says that it has been.
 
 What a snapshot stands for may be forgotten (section 7). Of the last entry that was, `previous`, the position is still
 known: the consistency check of the first entry after it needs the term.
+
+A snapshot from the leader takes the place of the whole log: `replace_by` says so at once, the store follows when it has
+installed it (`installed`). In between nothing is read from the store.
 """
 
 from __future__ import annotations
@@ -59,14 +62,18 @@ class LogStore(Protocol):
         """The entries held that are configurations, in order. Raises on a failed read."""
 
 
+def configuration_of(snapshot: SnapshotMeta, otherwise: Configuration) -> Configuration:
+    """The one as of a snapshot's last entry; `otherwise`, if it names none."""
+    return decode_configuration(snapshot.configuration) if snapshot.configuration else otherwise
+
+
 def configurations_of(store: LogStore, founding: Configuration) -> Configurations:
     """The configurations of a durable log; `founding` is what holds until it has another."""
     snapshot = store.snapshot
     if snapshot is None:
         configurations = Configurations(founding, store.previous().index)
     else:
-        as_of_then = decode_configuration(snapshot.configuration) if snapshot.configuration else founding
-        configurations = Configurations(as_of_then, snapshot.last.index)
+        configurations = Configurations(configuration_of(snapshot, founding), snapshot.last.index)
     configurations.take_in(e for e in store.configurations() if e.index > configurations.latest_index)
     return configurations
 
@@ -79,6 +86,8 @@ class Log:
         """Those of this log, durable or not."""
         self._tail: list[Entry] = []
         """Not yet durable; may begin at or below the store's end, and then replaces what is there."""
+        self._replaced_by: SnapshotMeta | None = None
+        """Not installed yet: what the store holds does not belong to this log any more."""
         self.committed_index = committed_index
         if not store.previous().index <= committed_index <= store.last_index():
             held = f"{store.previous().index}..{store.last_index()}"
@@ -87,19 +96,29 @@ class Log:
     @property
     def previous(self) -> LogPosition:
         """The position just before the first entry that is held."""
-        return self._store.previous()
+        replaced_by = self._replaced_by  # looked at once: whoever asks without the turn may see it change
+        return self._store.previous() if replaced_by is None else replaced_by.last
+
+    @property
+    def snapshot(self) -> SnapshotMeta | None:
+        """The latest one; None: there is none."""
+        return self._replaced_by or self._store.snapshot
 
     @property
     def durable_index(self) -> int:
         """The last index of *this* log that is durable: what the store holds beyond a pending replacement does not
         belong to it any more."""
-        last = self._store.last_index()
+        last = self._end_of_store()
         return min(last, self._tail[0].index - 1) if self._tail else last
 
     @property
     def last_index(self) -> int:
         tail = self._tail  # looked at once: whoever asks without the turn may see it change
-        return tail[-1].index if tail else self._store.last_index()
+        return tail[-1].index if tail else self._end_of_store()
+
+    def _end_of_store(self) -> int:
+        replaced_by = self._replaced_by  # as above
+        return self._store.last_index() if replaced_by is None else replaced_by.last.index
 
     @property
     def last(self) -> LogPosition:
@@ -113,15 +132,18 @@ class Log:
         if last > self.previous.index:
             return self.entries(last, last, 0)[0].time_ms
         # Nothing is held, so the snapshot stands for all of the log.
-        snapshot = self._store.snapshot
-        return snapshot.time_ms if snapshot else 0
+        return self.snapshot.time_ms if self.snapshot else 0
 
     def term(self, index: int) -> int:
         """The term of the entry at `index`, 0 for index 0. Raises Compacted before `previous`, IndexError beyond the
         log."""
         if self._tail and index >= self._tail[0].index:
             return self._tail[index - self._tail[0].index].term
-        return self._store.term(index)
+        if self._replaced_by is None:
+            return self._store.term(index)
+        if index == self._replaced_by.last.index:
+            return self._replaced_by.last.term
+        raise Compacted(f"entry {index} of a log that begins after {self._replaced_by.last.index}")
 
     def position(self, index: int) -> LogPosition:
         return LogPosition(self.term(index), index) if index else ORIGIN
@@ -195,6 +217,27 @@ class Log:
             if self._store.last_index() != entries[-1].index:
                 raise InvariantBroken(f"the store ends at {self._store.last_index()}, not at {entries[-1].index}")
             self._tail = self._tail[len(entries) :]
+
+    def replace_by(self, snapshot: SnapshotMeta) -> None:
+        """Let a snapshot take the place of the whole log, which does not hold its last entry: what is behind it here is
+        of another history (section 7; hazard 31)."""
+        if snapshot.last.index <= self.committed_index:
+            raise InvariantBroken(f"a snapshot to {snapshot.last.index} would undo commits to {self.committed_index}")
+        committed = self.configurations.at(self.committed_index)
+        self.configurations = Configurations(configuration_of(snapshot, committed), snapshot.last.index)
+        self._tail = []
+        self._replaced_by = snapshot
+        self.committed_index = snapshot.last.index
+
+    def replacement(self) -> SnapshotMeta | None:
+        """The snapshot that the store has to install before it gets what is pending; None: there is none."""
+        return self._replaced_by
+
+    def installed(self, snapshot: SnapshotMeta) -> None:
+        """The store has installed what `replacement` named."""
+        if self._store.previous() != snapshot.last:
+            raise InvariantBroken(f"the store begins after {self._store.previous()}, not after {snapshot.last}")
+        self._replaced_by = None
 
     def conflict(self, index: int) -> tuple[int, int]:
         """Why the log does not hold a leader's entry at `index`: (conflicting term, first index of that term here), or

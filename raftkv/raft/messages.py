@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raftkv.raft.types import Entry, LogPosition
+from raftkv.raft.types import Entry, LogPosition, SnapshotMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,36 @@ class RequestVoteReply:
     call: int = 0
 
 
-Request = AppendEntries | RequestVote
-Reply = AppendEntriesReply | RequestVoteReply
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """A leader's snapshot for a follower that lacks what the leader has compacted (section 7). `sender` is the leader.
+
+    The message is what the algorithm needs to know; the file itself is the drivers' business. The leader's begins to
+    send it when it gets the message; the follower's hands the message on once all of the file is there, checked and
+    durable. It may be another snapshot by then, of later entries.
+
+    It is no part of a round: whoever has received it has promised nothing, so its reply must not renew a lease.
+    """
+
+    sender: int
+    recipient: int
+    term: int
+    snapshot: SnapshotMeta
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshotReply:
+    sender: int
+    recipient: int
+    term: int
+    success: bool
+    """False only if the request was of an earlier term than the follower's."""
+    match_index: int = 0
+    """On success: up to where the follower's durable log is the leader's, at least up to the snapshot's end."""
+    call: int = 0
+
+
+Request = AppendEntries | RequestVote | InstallSnapshot
+Reply = AppendEntriesReply | RequestVoteReply | InstallSnapshotReply
 Message = Request | Reply

@@ -2,8 +2,10 @@
 
     PROBE      the leader does not know where the logs part: one request at a time, until one succeeds
     REPLICATE  it knows: entries go out as they come, several requests in flight, `next_index` ahead of the answers
+    SNAPSHOT   what the follower needs next has been compacted: a snapshot is on its way (section 7), and until it has
+               arrived, or failed, there are only heartbeats
 
-A rejection, a failed call or an answer overdue leads back to PROBE. (SNAPSHOT joins them with InstallSnapshot.)
+A rejection, a failed call or an answer overdue leads back to PROBE. What has been compacted leads to SNAPSHOT.
 Invariant: match_index < next_index, and match_index never goes back (hazards 25, 29).
 """
 
@@ -17,6 +19,7 @@ from enum import Enum
 class State(Enum):
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 @dataclass(slots=True)
@@ -29,10 +32,14 @@ class Progress:
     """PROBE only: a request is out; the next one goes with its answer, or with the next heartbeat."""
     in_flight: deque[tuple[int, float]] = field(default_factory=deque)
     """REPLICATE only: (last index, time sent) of the requests with entries that are not answered yet."""
+    snapshot_index: int = 0
+    """SNAPSHOT only: up to where the one reaches that is on its way."""
 
     def may_send(self, max_in_flight: int) -> bool:
         if self.state is State.PROBE:
             return not self.probe_sent
+        if self.state is State.SNAPSHOT:
+            return False
         return len(self.in_flight) < max_in_flight
 
     def sent(self, last_index: int, now: float) -> None:
@@ -47,7 +54,8 @@ class Progress:
         """The follower has verified its log up to match_index. Whether that is news."""
         news = match_index > self.match_index
         self.match_index = max(self.match_index, match_index)
-        if self.state is State.PROBE:
+        # A heartbeat's answer is no reason to think that a follower has what a snapshot is to bring it.
+        if self.state is State.PROBE or (self.state is State.SNAPSHOT and self.match_index >= self.next_index):
             self.state = State.REPLICATE
             self.next_index = self.match_index + 1
         self.next_index = max(self.next_index, self.match_index + 1)
@@ -59,11 +67,13 @@ class Progress:
         """Whether a rejection speaks of a request long overtaken by others (hazard 26)."""
         if self.state is State.PROBE:
             return rejected_index != self.next_index - 1
+        if self.state is State.SNAPSHOT:
+            return True
         return rejected_index <= self.match_index
 
     def interrupted(self) -> None:
         """A call has failed: what was in flight may be lost. The next heartbeat asks again, not a loop of failures."""
-        if self.state is State.REPLICATE:
+        if self.state is not State.PROBE:
             self.probe(self.match_index + 1)
         self.probe_sent = True
 
@@ -72,6 +82,17 @@ class Progress:
         self.state = State.PROBE
         self.probe_sent = False
         self.next_index = max(next_index, self.match_index + 1)
+        self.in_flight.clear()
+
+    @property
+    def needs_from(self) -> int:
+        """The first entry that the follower is still to be sent."""
+        return 1 + (self.snapshot_index if self.state is State.SNAPSHOT else self.match_index)
+
+    def await_snapshot(self, snapshot_index: int) -> None:
+        """A snapshot up to there is on its way: nothing else will do."""
+        self.state = State.SNAPSHOT
+        self.snapshot_index = snapshot_index
         self.in_flight.clear()
 
     def is_overdue(self, now: float, patience: float) -> bool:

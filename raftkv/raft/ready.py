@@ -2,8 +2,9 @@
 
 The core never does anything; it says what is to be done. A driver repeats, until `ready()` returns None:
 
-1. send `ready.urgent`: a leader's AppendEntries, which may overtake its own disk (dissertation, 10.2.1);
-2. persist `ready.hard_state` and `ready.entries`, durably, in one go;
+1. send `ready.urgent`: a leader's AppendEntries, which may overtake its own disk (dissertation, 10.2.1), and snapshots;
+2. persist, durably, `ready.hard_state`; then `ready.snapshot`, with the state machine that it stands for in place of
+   the one there was; then `ready.entries`;
 3. `advance(ready)`: from here on the core counts them as durable;
 4. send `ready.messages`: everything that had to wait for step 2;
 5. apply `ready.committed`, in order;
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from raftkv.raft.messages import AppendEntries, Message
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message
+from raftkv.raft.types import Entry, HardState, SnapshotMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,11 @@ class ReadyRead:
 
 @dataclass(slots=True)
 class Ready:
-    urgent: list[AppendEntries] = field(default_factory=list)
+    urgent: list[AppendEntries | InstallSnapshot] = field(default_factory=list)
     hard_state: HardState | None = None
     """The record to make durable; None if it has not changed."""
+    snapshot: SnapshotMeta | None = None
+    """To install, one whose message came in: it takes the place of the whole log and of all that has been applied."""
     entries: list[Entry] = field(default_factory=list)
     """To append. The first one's index may be below the end of the durable log: it replaces everything from there."""
     commit_index: int = 0
@@ -48,7 +51,7 @@ class Ready:
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         lists = (self.urgent, self.entries, self.messages, self.committed, self.reads, self.lost_reads, self.notes)
-        return self.hard_state is None and not any(lists)
+        return self.hard_state is None and self.snapshot is None and not any(lists)
 
     def applied_index(self, before: int) -> int:
         """Up to where everything will have been applied after step 5, if it was up to `before`."""

@@ -214,3 +214,47 @@ class StatusReply(_message.Message):
     first_log_index: int
     snapshot_index: int
     def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ..., log_syncs: _Optional[int] = ..., first_log_index: _Optional[int] = ..., snapshot_index: _Optional[int] = ...) -> None: ...
+
+class InstallSnapshotRequest(_message.Message):
+    __slots__ = ("term", "leader_id", "last_index", "last_term", "time_ms", "configuration", "size", "checksum", "identity", "offset", "data", "data_checksum")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DATA_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    leader_id: int
+    last_index: int
+    last_term: int
+    time_ms: int
+    configuration: bytes
+    size: int
+    checksum: int
+    identity: Identity
+    offset: int
+    data: bytes
+    data_checksum: int
+    def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., time_ms: _Optional[int] = ..., configuration: _Optional[bytes] = ..., size: _Optional[int] = ..., checksum: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., data_checksum: _Optional[int] = ...) -> None: ...
+
+class InstallSnapshotReply(_message.Message):
+    __slots__ = ("term", "success", "match_index", "next_offset", "done", "incarnation")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    success: bool
+    match_index: int
+    next_offset: int
+    done: bool
+    incarnation: bytes
+    def __init__(self, term: _Optional[int] = ..., success: bool = ..., match_index: _Optional[int] = ..., next_offset: _Optional[int] = ..., done: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...

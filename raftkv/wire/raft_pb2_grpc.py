@@ -69,6 +69,11 @@ class RaftNodeStub(object):
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.StatusRequest.SerializeToString,
                 response_deserializer=raftkv_dot_wire_dot_raft__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.InstallSnapshot = channel.stream_stream(
+                '/RaftNode/InstallSnapshot',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.FromString,
+                _registered_method=True)
 
 
 class RaftNodeServicer(object):
@@ -117,6 +122,13 @@ class RaftNodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InstallSnapshot(self, request_iterator, context):
+        """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftNodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +161,11 @@ def add_RaftNodeServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=raftkv_dot_wire_dot_raft__pb2.StatusRequest.FromString,
                     response_serializer=raftkv_dot_wire_dot_raft__pb2.StatusReply.SerializeToString,
+            ),
+            'InstallSnapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.InstallSnapshot,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +330,33 @@ class RaftNode(object):
             '/RaftNode/Status',
             raftkv_dot_wire_dot_raft__pb2.StatusRequest.SerializeToString,
             raftkv_dot_wire_dot_raft__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/RaftNode/InstallSnapshot',
+            raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,12 @@ class RaftNodeStub:
     ]
     """What this member thinks of itself and of the cluster; answered without a quorum."""
 
+    InstallSnapshot: grpc.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.InstallSnapshotRequest,
+        raftkv.wire.raft_pb2.InstallSnapshotReply,
+    ]
+    """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
+
 class RaftNodeAsyncStub:
     AppendEntries: grpc.aio.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.AppendEntriesRequest,
@@ -99,6 +105,12 @@ class RaftNodeAsyncStub:
         raftkv.wire.raft_pb2.StatusReply,
     ]
     """What this member thinks of itself and of the cluster; answered without a quorum."""
+
+    InstallSnapshot: grpc.aio.StreamStreamMultiCallable[
+        raftkv.wire.raft_pb2.InstallSnapshotRequest,
+        raftkv.wire.raft_pb2.InstallSnapshotReply,
+    ]
+    """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
 
 class RaftNodeServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -150,5 +162,13 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[raftkv.wire.raft_pb2.StatusReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.StatusReply]]:
         """What this member thinks of itself and of the cluster; answered without a quorum."""
+
+    @abc.abstractmethod
+    def InstallSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[raftkv.wire.raft_pb2.InstallSnapshotRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.InstallSnapshotReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.InstallSnapshotReply]]:
+        """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
 
 def add_RaftNodeServicer_to_server(servicer: RaftNodeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

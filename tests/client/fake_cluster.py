@@ -117,6 +117,11 @@ class FakeMember(RaftNodeServicer):
 
     RequestVote = ServeClient = AppendEntries
 
+    def InstallSnapshot(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
+        raise NotImplementedError
+
+    RequestVote = ServeClient = AppendEntries
+
     def ServeClientStream(  # noqa: N802
         self, requests: Iterator[ClientRequest], context: Context
     ) -> Iterator[ClientReply]:

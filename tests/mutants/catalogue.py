@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.mutants.clients import CLIENTS
 from tests.mutants.durability import DURABILITY
+from tests.mutants.installing import INSTALLING
 from tests.mutants.membership import MEMBERSHIP
 from tests.mutants.mutant import Mutant
 from tests.mutants.reads import READS
@@ -15,7 +16,7 @@ from tests.mutants.replication import REPLICATION
 from tests.mutants.shared import SHARED
 from tests.mutants.slips import SLIPS
 
-MUTANTS: Final = (*DURABILITY, *REPLICATION, *MEMBERSHIP, *READS, *CLIENTS, *SHARED, *SLIPS)
+MUTANTS: Final = (*DURABILITY, *REPLICATION, *INSTALLING, *MEMBERSHIP, *READS, *CLIENTS, *SHARED, *SLIPS)
 
 LAST_HAZARD: Final = 60
 """Hazards are counted from 1."""
@@ -23,11 +24,6 @@ LAST_HAZARD: Final = 60
 _SNAPSHOTS: Final = "there are no snapshots yet"
 NOT_YET: Final = {
     16: _SNAPSHOTS,
-    31: _SNAPSHOTS,
-    32: _SNAPSHOTS,
-    33: _SNAPSHOTS,
-    34: _SNAPSHOTS,
-    35: _SNAPSHOTS,
     40: "there is no transfer of leadership yet",
     46: "a member's incarnation is not looked at yet",
 }

@@ -33,10 +33,10 @@ DURABILITY = [
             Patch(
                 _CORE,
                 "Raft.ready",
-                "if not isinstance(message, AppendEntries):",
+                "if not isinstance(message, AppendEntries | InstallSnapshot):",
                 "if isinstance(message, RequestVoteReply):\n"
                 "    ready.urgent.append(message)\n"
-                "elif not isinstance(message, AppendEntries):",
+                "elif not isinstance(message, AppendEntries | InstallSnapshot):",
             ),
         ),
         _BEFORE_DISK,
@@ -45,7 +45,7 @@ DURABILITY = [
     Mutant(
         "a hard state is written only together with entries",
         (1,),
-        (Patch(_REPLICA, "Replica._carry_out", "ready.hard_state is not None or ready.entries", "ready.entries"),),
+        (Patch(_REPLICA, "Replica._persist", "if hard_state is not None or ready.entries", "if ready.entries"),),
         ("tests/replica", "tests/raft/test_hazards.py", "tests/node/test_node.py"),
         (1,),
     ),
@@ -108,11 +108,8 @@ DURABILITY = [
             Patch(
                 _REPLICA,
                 "Replica._carry_out",
-                "if ready.hard_state is not None or",
-                "for message in ready.messages:\n"
-                "    self._send(message)\n"
-                "ready.messages.clear()\n"
-                "if ready.hard_state is not None or",
+                "self._persist(ready)",
+                "for message in ready.messages:\n    self._send(message)\nready.messages.clear()\nself._persist(ready)",
             ),
         ),
         ("tests/replica",),
@@ -125,10 +122,10 @@ DURABILITY = [
             Patch(
                 _CORE,
                 "Raft.ready",
-                "if not isinstance(message, AppendEntries):",
+                "if not isinstance(message, AppendEntries | InstallSnapshot):",
                 "if isinstance(message, AppendEntriesReply):\n"
                 "    ready.urgent.append(message)\n"
-                "elif not isinstance(message, AppendEntries):",
+                "elif not isinstance(message, AppendEntries | InstallSnapshot):",
             ),
         ),
         _BEFORE_DISK,

@@ -223,7 +223,7 @@ READS = [
         (
             Patch(
                 _CORE,
-                "Raft._follow",
+                "Raft._promise",
                 "self._hard_state = replace(self._hard_state, longest_promise_ms=longest)",
                 "pass",
             ),
@@ -255,7 +255,7 @@ READS = [
         (
             Patch(
                 _CORE,
-                "Raft._follow",
+                "Raft._promise",
                 "max(self._hard_state.longest_promise_ms, request.lease_duration_ms)",
                 "request.lease_duration_ms",
             ),
@@ -268,7 +268,7 @@ READS = [
         (
             Patch(
                 _CORE,
-                "Raft._follow",
+                "Raft._promise",
                 "if request.lease_duration_ms:",
                 "if request.lease_duration_ms and self.config.lease_duration:",
             ),

@@ -277,13 +277,13 @@ SHARED = [
         (
             Patch(
                 _TRANSPORT,
-                "PeerSender._channel_options",
+                "channel_options",
                 '("grpc.max_reconnect_backoff_ms", longest_ms)',
                 '("grpc.max_reconnect_backoff_ms", 120_000)',
             ),
             Patch(
                 _TRANSPORT,
-                "PeerSender._channel_options",
+                "channel_options",
                 '("grpc.initial_reconnect_backoff_ms", min(100, longest_ms))',
                 '("grpc.initial_reconnect_backoff_ms", 20_000)',
             ),

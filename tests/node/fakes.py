@@ -10,12 +10,22 @@ from typing import Any, NamedTuple
 import grpc
 
 from raftkv.kv import StateMachine
+from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Result
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    RequestVote,
+    RequestVoteReply,
+)
 from raftkv.raft.types import Entry
-from raftkv.replica import Applied, Input, NotLeader, Query, Served, Status, Write
+from raftkv.replica import Applied, Input, NotLeader, Query, Served, SnapshotReceived, Status, Write
 from raftkv.server import Server, ServerLimits
 from raftkv.service import Service, ServiceLimits
+from raftkv.snapshot_receiver import SnapshotReceiver
+from raftkv.snapshot_transfer import Staging
 from raftkv.transport import Membership
 from raftkv.wire import raft_pb2 as wire
 from tests.support.processes import free_port
@@ -41,6 +51,7 @@ class FakeHost:
         self.machine = StateMachine()
         self.brought: list[Input] = []
         self.leader_id = 1
+        self.term = 1
         self.has_lease = False
         self.bring_instead: Callable[[Input], None] | None = None
         self.strangers: list[tuple[int, str, str]] = []
@@ -54,16 +65,21 @@ class FakeHost:
             item.caller.answer(Applied(self.apply(item)) if item.caller.is_wanted() else NotLeader(1))
         elif isinstance(item, Query):
             item.caller.answer(Served(item.read(self.machine)))
-        elif isinstance(item, AppendEntries | RequestVote):
+        elif isinstance(item, AppendEntries | RequestVote | InstallSnapshot):
             self.reply(item)
+        elif isinstance(item, SnapshotReceived):
+            self.reply(item.message)
 
     def apply(self, write: Write) -> list[Result]:
         proposal = write.proposal
         return self.machine.apply(Entry(self.machine.applied_index + 1, 1, proposal.kind, proposal.payload))
 
-    def reply(self, message: AppendEntries | RequestVote) -> None:
+    def reply(self, message: AppendEntries | RequestVote | InstallSnapshot) -> None:
         assert self.service is not None
-        if isinstance(message, AppendEntries):
+        if isinstance(message, InstallSnapshot):
+            success, last = message.term >= self.term, message.snapshot.last.index
+            self.service.deliver(InstallSnapshotReply(1, message.sender, self.term, success, last, message.call))
+        elif isinstance(message, AppendEntries):
             self.service.deliver(AppendEntriesReply(1, message.sender, 1, True, message.round, call=message.call))
         else:
             self.service.deliver(RequestVoteReply(1, message.sender, 1, True, call=message.call))
@@ -72,7 +88,7 @@ class FakeHost:
         return self.machine.get_each(keys) if self.has_lease else None
 
     def status(self) -> Status:
-        return Status("leader", 1, self.leader_id, 1, 1, 1, serving=True)
+        return Status("leader", self.term, self.leader_id, 1, 1, 1, serving=True)
 
     def count(self) -> tuple[int, int]:
         return len(self.machine), self.machine.revision
@@ -95,6 +111,9 @@ class FakeNode:
     channel: grpc.Channel
     bugs: list[BaseException]
     address: str
+    storage: MemoryStorage
+    """Where snapshots go that come in."""
+    notes: list[str]
 
     def call(self, method: str, request: Any, reply_type: Any, timeout: float | None = 10.0) -> Any:
         return self.begin(method, request, reply_type, timeout).result()
@@ -120,22 +139,27 @@ class FakeNode:
 
 
 @contextmanager
-def fake_node(limits: ServiceLimits = LIMITS, **server_limits: int) -> Iterator[FakeNode]:
-    host, bugs = FakeHost(), list[BaseException]()
+def fake_node(
+    limits: ServiceLimits = LIMITS,
+    **server_limits: int,
+) -> Iterator[FakeNode]:
+    host, bugs, storage, notes = FakeHost(), list[BaseException](), MemoryStorage(), list[str]()
     server = Server(
         ServerLimits(**{**SERVER_LIMITS, **server_limits}),
         peers=2,
         fail=bugs.append,
     )
-    service = host.service = Service(host, limits, server.aside)
+    receiver = SnapshotReceiver(host, Staging(lambda: storage.begin_snapshot()), notes.append)
+    service = host.service = Service(host, limits, server.aside, receiver)
     address = f"127.0.0.1:{free_port()}"
     server.listen(address)
     server.serve(service)
     service.start()
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-    node = FakeNode(host, service, server, channel, bugs, address)
+    node = FakeNode(host, service, server, channel, bugs, address, storage, notes)
     yield node
     node.channel.close()
+    receiver.close()
     server.drain(0)
     service.stop()
     server.stop()

@@ -83,7 +83,7 @@ class Members:
         """Until all have applied the same log."""
 
         def are_equal() -> bool:
-            return len({node._machine.digest() for node in self.nodes.values()}) == 1
+            return len({node._replica.machine.digest() for node in self.nodes.values()}) == 1
 
         wait_until(are_equal, "all members are in the same state")
 

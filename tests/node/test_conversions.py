@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, Request, RequestVote, RequestVoteReply
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
 from raftkv.raft.types import ORIGIN, Entry, EntryKind, LogPosition
 from raftkv.transport import (
     MAX_LEASE_MS,
     Malformed,
     Membership,
+    Reply,
+    Request,
     Stranger,
     append_entries_from_wire,
     reply_from_wire,

@@ -16,11 +16,20 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from raftkv.log_storage import SnapshotWriter
 from raftkv.memory_storage import MemoryStorage
 from raftkv.raft.configuration import Change, encode_configuration
 from raftkv.raft.core import Config, Raft
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
-from raftkv.raft.ready import ReadyRead
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
+from raftkv.raft.ready import Ready, ReadyRead
 from raftkv.raft.roles import NAMES, Candidate, Follower, Leader, PreCandidate
 from raftkv.raft.types import (
     ORIGIN,
@@ -30,6 +39,7 @@ from raftkv.raft.types import (
     HardState,
     LogPosition,
     Proposal,
+    SnapshotMeta,
 )
 
 DEFAULTS = Config()
@@ -52,6 +62,24 @@ def members_entry(index: int, *voters: int, term: int) -> Entry:
     return Entry(index, term, EntryKind.CONFIGURATION, payload)
 
 
+def compact(storage: MemoryStorage, snapshot: SnapshotMeta, keep_from: int | None = None) -> None:
+    """Have the storage adopt a snapshot of its own state, and forget the entries before `keep_from`."""
+    storage.adopt_snapshot(snapshot, written(storage), snapshot.last.index + 1 if keep_from is None else keep_from)
+
+
+def install(storage: MemoryStorage, snapshot: SnapshotMeta) -> None:
+    """Have the storage install a snapshot that came from a leader."""
+    storage.install_snapshot(snapshot, written(storage))
+
+
+def written(storage: MemoryStorage) -> SnapshotWriter:
+    """A snapshot, all of it: to storage it is bytes without meaning."""
+    writer = storage.begin_snapshot()
+    writer.write(b"snapshot")
+    writer.finish()
+    return writer
+
+
 def text(*commands: str) -> list[Proposal]:
     return [Proposal(EntryKind.TEXT, command.encode()) for command in commands]
 
@@ -72,6 +100,13 @@ def only(kind: type[M], messages: Iterable[Message]) -> list[M]:
     return [message for message in messages if isinstance(message, kind)]
 
 
+@dataclass(frozen=True)
+class Installed:
+    """An event: a snapshot has taken the place of the log."""
+
+    snapshot: SnapshotMeta
+
+
 class Lone:
     def __init__(
         self,
@@ -84,12 +119,13 @@ class Lone:
         voted_for: int = 0,
         longest_promise_ms: int = 0,
         committed: int = 0,
+        compacted: int = 0,
         config: Config = DEFAULTS,
         now: float = 0.0,
         seed: int = 1,
     ) -> None:
         """A member `me` of `size` voters that starts with entries of these terms; its current term is the last of them,
-        if `term` does not say otherwise."""
+        if `term` does not say otherwise. Of the entries, the first `compacted` are only in a snapshot."""
         self.me = me
         self.now = now
         self.config = config
@@ -97,9 +133,12 @@ class Lone:
         """What it goes by until its log says otherwise."""
         self.storage = MemoryStorage(me)
         current = max([0, *terms]) if term is None else term
+        committed = max(committed, compacted)
         self.storage.persist(HardState(current, voted_for, longest_promise_ms), entries(terms), committed)
+        if compacted:
+            compact(self.storage, self.snapshot(compacted, terms[compacted - 1]))
         self._rng = random.Random(seed)
-        self.events: list[Message | Persisted | Entry | ReadyRead] = []
+        self.events: list[Message | Persisted | Installed | Entry | ReadyRead] = []
         self.notes: list[str] = []
         self.lost_reads: list[int] = []
         self.raft = self._start()
@@ -153,7 +192,17 @@ class Lone:
 
     @property
     def log_terms(self) -> list[int]:
-        return [self.raft.log.term(i) for i in range(1, self.raft.log.last_index + 1)]
+        """Of the entries that are not only in the snapshot."""
+        log = self.raft.log
+        return [log.term(i) for i in range(log.previous.index + 1, log.last_index + 1)]
+
+    def snapshot(self, index: int, term: int, time_ms: int = 0) -> SnapshotMeta:
+        """A snapshot whose last entry is this one."""
+        return SnapshotMeta(at(index, term), time_ms)
+
+    def compact(self, index: int, keep_from: int | None = None) -> None:
+        """Save what has been applied up to `index`, and forget the entries before `keep_from` (None: all of these)."""
+        compact(self.storage, self.snapshot(index, self.raft.log.term(index)), keep_from)
 
     @property
     def applied(self) -> list[Entry]:
@@ -214,9 +263,7 @@ class Lone:
         while (ready := self.raft.ready()) is not None:
             self.notes += ready.notes
             self.events += ready.urgent
-            if ready.hard_state is not None or ready.entries:
-                self.storage.persist(ready.hard_state, ready.entries, ready.commit_index)
-                self.events.append(Persisted(ready.hard_state, tuple(ready.entries)))
+            self._persist(ready)
             self.raft.advance(ready)
             self.events += ready.messages
             self.events += ready.committed
@@ -224,6 +271,16 @@ class Lone:
             self.lost_reads += ready.lost_reads
             sent += [*ready.urgent, *ready.messages]
         return sent
+
+    def _persist(self, ready: Ready) -> None:
+        if ready.snapshot is not None:
+            if ready.hard_state is not None:
+                self.storage.persist(ready.hard_state, [], self.storage.commit_index)
+            install(self.storage, ready.snapshot)
+            self.events.append(Installed(ready.snapshot))
+        if ready.hard_state is not None or ready.entries:
+            self.storage.persist(ready.hard_state, ready.entries, ready.commit_index)
+            self.events.append(Persisted(ready.hard_state, tuple(ready.entries)))
 
     # ---- elections, as a whole ---------------------------------------------------------------------------------------
 
@@ -289,6 +346,14 @@ class Lone:
         """A leader's request with a configuration of these voters behind `prev`."""
         entry = members_entry(prev.index + 1, *voters, term=self.term)
         return AppendEntries(sender, self.me, self.term, prev, (entry,), commit, lease_ms, 1)
+
+    def install(self, sender: int, snapshot: SnapshotMeta, term: int | None = None, call: int = 0) -> InstallSnapshot:
+        """A leader's snapshot, all of which has come in."""
+        return InstallSnapshot(sender, self.me, self.term if term is None else term, snapshot, call)
+
+    def installed(self, sender: int, match: int, term: int | None = None) -> InstallSnapshotReply:
+        """Success of a snapshot that was sent."""
+        return InstallSnapshotReply(sender, self.me, self.term if term is None else term, True, match)
 
     def ack(
         self, sender: int, match: int | None = None, round: int | None = None, term: int | None = None

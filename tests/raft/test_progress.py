@@ -138,3 +138,52 @@ def test_hazard_27_an_answer_is_overdue_once_the_oldest_request_has_waited_too_l
     assert progress.is_overdue(now=1.6, patience=0.5)
     progress.succeeded(5)
     assert not progress.is_overdue(now=1.6, patience=0.5)
+
+
+# ---- while a snapshot is on its way ----------------------------------------------------------------------------------
+
+
+def awaiting_snapshot() -> Progress:
+    """The follower has 3 and lacks 4, which has been compacted."""
+    progress = replicating(match=3)
+    progress.sent(5, now=0.0)
+    progress.probe(4)
+    progress.await_snapshot(7)
+    return progress
+
+
+def test_nothing_is_sent_while_a_snapshot_is_on_its_way() -> None:
+    progress = awaiting_snapshot()
+    assert not progress.may_send(max_in_flight=2)
+    assert not progress.is_overdue(now=99.0, patience=1.0)
+
+
+@pytest.mark.parametrize("match", [0, 3])
+def test_an_answer_that_says_nothing_of_what_is_lacking_does_not_end_the_wait(match: int) -> None:
+    progress = awaiting_snapshot()
+    assert not progress.succeeded(match)
+    assert (progress.state, progress.match_index) == (State.SNAPSHOT, 3)
+
+
+def test_once_the_follower_has_what_it_lacked_entries_follow() -> None:
+    progress = awaiting_snapshot()
+    assert progress.succeeded(8)
+    assert (progress.state, progress.match_index, progress.next_index) == (State.REPLICATE, 8, 9)
+
+
+def test_what_comes_after_the_snapshot_is_still_to_be_sent() -> None:
+    progress = awaiting_snapshot()
+    assert progress.needs_from == 8
+    progress.interrupted()
+    assert progress.needs_from == 4, "it has to be sent again, from wherever it ends then"
+
+
+def test_no_rejection_speaks_of_a_snapshot() -> None:
+    assert awaiting_snapshot().is_stale_rejection(3)
+
+
+def test_a_snapshot_that_may_be_lost_is_not_sent_again_before_the_follower_answers() -> None:
+    progress = awaiting_snapshot()
+    progress.interrupted()
+    assert (progress.state, progress.next_index) == (State.PROBE, 4)
+    assert not progress.may_send(max_in_flight=2)

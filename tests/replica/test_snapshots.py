@@ -15,6 +15,7 @@ from raftkv.log_storage import LogStorage, StorageError
 from raftkv.memory_storage import MemoryStorage
 from raftkv.raft.core import Config
 from raftkv.raft.messages import AppendEntriesReply, RequestVoteReply
+from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import ORIGIN, Configuration, EntryKind, LogPosition, Proposal, SnapshotMeta
 from raftkv.replica import Applied, Replica, Write
@@ -258,16 +259,56 @@ def test_some_of_the_log_is_kept_for_followers_that_are_a_little_behind() -> Non
     assert lone.storage.log_bytes(11) == 3 * len("SET key-0 ") + 3 * 300
 
 
-def test_no_entry_goes_that_a_member_may_still_need() -> None:
+def test_a_member_that_does_not_answer_holds_up_nothing() -> None:
     lone = Lone(size=3)
     lone.fill(5)
     lone.turn(lone.saver.write())
-    assert lone.storage.snapshot is not None
-    assert lone.storage.first_index() == 1, "nothing is known of member 3 yet"
+    assert lone.storage.first_index() == 7
+
+
+def test_what_a_follower_is_just_being_sent_is_kept() -> None:
+    """Or it might be sent one snapshot after the other, and never catch up."""
+    lone = Lone(size=3)
     lone.acknowledge(3)
+    for n in range(5):
+        lone.set(f"key-{n}")  # member 3 has nothing of it yet
+    lone.turn(lone.saver.write())
+    assert lone.storage.first_index() == 2
+
+
+def test_but_not_more_of_it_than_another_snapshot_would_cost() -> None:
+    lone = Lone(size=3)
+    lone.acknowledge(3)
+    lone.set("key", "small")
+    lone.fill(5)
+    for _ in range(20):
+        lone.set("key-0")
+    lone.turn(lone.saver.write())
+    assert lone.storage.snapshot_bytes < 2500
     lone.fill(5)
     lone.turn(lone.saver.write())
-    assert lone.storage.first_index() == 7
+    assert lone.storage.log_bytes(lone.storage.first_index()) <= 2 * 2500
+    assert 2 < lone.storage.first_index() <= lone.replica.status().snapshot_index
+
+
+def test_what_comes_after_a_snapshot_that_is_on_its_way_is_kept() -> None:
+    lone = Lone(size=3)
+    lone.fill(5)
+    lone.turn(lone.saver.write())
+    sent_up_to = lone.replica.status().snapshot_index
+    raft = lone.replica.raft
+    assert isinstance(raft.role, Leader)
+    round = raft.role.rounds.current
+    lone.turn(AppendEntriesReply(3, 1, raft.current_term, False, round, rejected_index=1, conflicting_index=1))
+    raft.role.progress[3].probe(1)
+    lone.turn(AppendEntriesReply(3, 1, raft.current_term, True, round, match_index=0))
+    assert raft.role.progress[3].state is State.SNAPSHOT
+
+    lone.fill(5)
+    lone.turn(lone.saver.write())
+
+    assert lone.replica.status().snapshot_index > sent_up_to
+    assert lone.storage.first_index() == sent_up_to + 1
 
 
 # ---- failure ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,14 @@ from enum import Enum
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.log import InvariantBroken
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+)
 from raftkv.raft.roles import NAMES
 from raftkv.raft.types import Configuration, Proposal
 from raftkv.replica import Input, Outcome, Query, Served, Unreachable, Write
@@ -423,6 +430,10 @@ def _kind(message: Message) -> str:
             return "AppendEntriesReply, success" if message.success else "AppendEntriesReply, rejection"
         case RequestVote():
             return "RequestVote, pre-vote" if message.pre_vote else "RequestVote"
+        case InstallSnapshot():
+            return "InstallSnapshot"
+        case InstallSnapshotReply():
+            return "InstallSnapshotReply"
         case _:
             kind = "pre-vote " if message.pre_vote else ""
             return f"RequestVoteReply, {kind}{'granted' if message.granted else 'refused'}"

@@ -12,7 +12,14 @@ from dataclasses import replace
 
 import pytest
 
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+)
 from raftkv.transport import (
     Membership,
     append_entries_from_wire,
@@ -40,6 +47,7 @@ def over_the_wire(message: Message) -> Message:
         request = wire.AppendEntriesRequest.FromString(data)
         Membership(recipient, addresses).admit(request)
         return append_entries_from_wire(request, recipient, message.call)
+    assert not isinstance(message, InstallSnapshot | InstallSnapshotReply), "they go another way"
     kind = wire.AppendEntriesReply if isinstance(message, AppendEntriesReply) else wire.RequestVoteReply
     reply = reply_from_wire(kind.FromString(reply_to_wire(message).SerializeToString()), sender, recipient)
     return replace(reply, call=message.call)  # gRPC itself sees to that

@@ -15,16 +15,24 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from raftkv.kv import StateMachine
+from raftkv.kv_snapshot import decode
 from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Batch, Operation, Result, encode_batch
 from raftkv.raft.configuration import Add, Change, Remove
 from raftkv.raft.core import Config, Raft
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+)
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
 from raftkv.replica import (
@@ -35,9 +43,12 @@ from raftkv.replica import (
     Query,
     Replica,
     Served,
+    SnapshotReceived,
     Unreachable,
     Write,
 )
+from raftkv.snapshots import load_snapshot
+from tests.support.snapshots import encoded, file_with
 
 Network = Callable[[Message], Sequence[float]]
 """After how many seconds each copy of a message arrives; none: it is lost."""
@@ -147,7 +158,8 @@ class Member:
 
     @property
     def log_terms(self) -> list[int]:
-        return [self.raft.log.term(i) for i in range(1, self.raft.log.last_index + 1)]
+        log = self.raft.log
+        return [log.term(i) for i in range(log.previous.index + 1, log.last_index + 1)]
 
     def clock(self, now: float) -> float:
         """Its own clock at the true time `now`."""
@@ -156,6 +168,14 @@ class Member:
     def has_lease(self, now: float) -> bool:
         lease = self.raft.lease
         return lease is not None and lease.is_valid(self.clock(now))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A snapshot on its way, all of it in one piece."""
+
+    message: InstallSnapshot
+    data: bytes
 
 
 class Cluster:
@@ -190,7 +210,7 @@ class Cluster:
         self._config = config
         self._patience = dict(patience or {})
         self._seed = seed
-        self._arrivals: list[tuple[float, int, Input, int]] = []
+        self._arrivals: list[tuple[float, int, Input | Packed, int]] = []
         """(when, a number that keeps the order, what, to whom): a heap."""
         self._sent = 0
         self.members = {
@@ -209,6 +229,7 @@ class Cluster:
         member = self.members[id]
         assert not member.is_up
         machine = Machine(lambda entry: self._applied(member, entry))
+        load_snapshot(member.storage, machine)
         for entry in member.storage.replay():
             machine.apply(entry)
         member.starts += 1
@@ -239,6 +260,14 @@ class Cluster:
         member = self.members[id]
         member.running, member.inbox, member.paused = None, [], False
         self.tell(f"S{id}: crashes")
+
+    def compact(self, id: int, keep_from: int | None = None) -> None:
+        """Have a member save its state, and forget the entries before `keep_from` (None: all that it has applied)."""
+        member = self.members[id]
+        meta, data = encoded(member.machine)
+        keep_from = meta.last.index + 1 if keep_from is None else keep_from
+        member.storage.adopt_snapshot(meta, file_with(member.storage, data), keep_from)
+        self.tell(f"S{id}: forgets the entries before {keep_from}, which are in a snapshot to {meta.last.index}")
 
     def restart(self, id: int) -> None:
         self.crash(id)
@@ -274,12 +303,32 @@ class Cluster:
         link = (message.sender, message.recipient)
         delays = () if link in self.cut else self.network(message)
         self._story.append((self.now, message, not delays))
+        item = self._packed(message) if isinstance(message, InstallSnapshot) else message
         for delay in delays:
-            self._schedule(self.now + delay, message, message.recipient)
+            self._schedule(self.now + delay, item, message.recipient)
+        if not delays and isinstance(message, InstallSnapshot | InstallSnapshotReply):
+            self._break_off(message)
         if not delays and self.report_lost and isinstance(message, AppendEntries | RequestVote):
             self._schedule(self.now + 0.01, Unreachable(message.recipient), message.sender)
 
-    def _schedule(self, when: float, item: Input, whom: int) -> None:
+    def _packed(self, message: InstallSnapshot) -> Packed:
+        """With the file, which a real driver sends in chunks."""
+        reader = self.members[message.sender].storage.open_snapshot()
+        return Packed(message, reader.read(0, reader.size))
+
+    def _unpacked(self, packed: Packed, member: Member) -> Input:
+        writer = file_with(member.storage, packed.data)
+        meta, state = decode(writer)
+        return SnapshotReceived(replace(packed.message, snapshot=meta), writer, state)
+
+    def _break_off(self, message: InstallSnapshot | InstallSnapshotReply) -> None:
+        """A transfer has failed, or its answer was lost: the leader's driver always says so."""
+        leader, peer = message.sender, message.recipient
+        if isinstance(message, InstallSnapshotReply):
+            leader, peer = peer, leader
+        self._schedule(self.now + 0.01, Unreachable(peer), leader)
+
+    def _schedule(self, when: float, item: Input | Packed, whom: int) -> None:
         self._sent += 1
         heapq.heappush(self._arrivals, (when, self._sent, item, whom))
 
@@ -384,10 +433,17 @@ class Cluster:
             self.turn(sleeper, [], at_least=sleeper.replica.deadline())
         return True
 
-    def hand_in(self, id: int, item: Input) -> None:
+    def hand_in(self, id: int, item: Input | Packed) -> None:
         """Let something arrive at a member right now."""
         member = self.members[id]
-        if member.paused:
+        if isinstance(item, Packed):
+            if member.is_up:
+                item = self._unpacked(item, member)
+            else:
+                self._break_off(item.message)
+        if isinstance(item, Packed):
+            pass  # it has not arrived
+        elif member.paused:
             member.inbox.append(item)
         elif member.is_up:
             self.turn(member, [item])
@@ -427,11 +483,12 @@ class Cluster:
 
     def check_logs(self) -> None:
         """Log Matching: where two logs have an entry of the same index and term, they are equal up to there."""
-        logs = {m.id: m.storage.entries(1, m.storage.last_index(), 1 << 40) for m in self.members.values() if m.is_up}
+        logs = {m.id: _entries_held(m.storage) for m in self.members.values() if m.is_up}
         for (a, log_a), (b, log_b) in combinations(logs.items(), 2):
-            same = [i for i, (x, y) in enumerate(zip(log_a, log_b, strict=False)) if x.position == y.position]
-            upto = same[-1] + 1 if same else 0
-            self._require(log_a[:upto] == log_b[:upto], f"the logs of S{a} and S{b} match at {upto} but not before")
+            same = [index for index in log_a.keys() & log_b.keys() if log_a[index].position == log_b[index].position]
+            upto = max(same, default=0)
+            parted = [i for i in log_a.keys() & log_b.keys() if i <= upto and log_a[i] != log_b[i]]
+            self._require(not parted, f"the logs of S{a} and S{b} match at {upto} but not before")
 
     def _require(self, holds: bool, what: str) -> None:
         assert holds, f"at {self.now:.3f}: {what}\n{self.tail()}"
@@ -449,6 +506,11 @@ class Cluster:
     def tail(self, lines: int = 60) -> str:
         """The end of the story."""
         return "\n".join(tell_event(*event) for event in self._story[-lines:])
+
+
+def _entries_held(storage: MemoryStorage) -> dict[int, Entry]:
+    first, last = storage.first_index(), storage.last_index()
+    return {entry.index: entry for entry in storage.entries(first, last, 1 << 40)} if first <= last else {}
 
 
 def tell_event(when: float, what: str | Message, lost: bool) -> str:
@@ -476,6 +538,10 @@ def describe(message: Message) -> str:
             return f"appended {t}: match {message.match_index}"
         why = f"t{message.conflicting_term}" if message.conflicting_term else "too short,"
         return f"rejected {t}: at {message.rejected_index}, {why} from {message.conflicting_index}"
+    if isinstance(message, InstallSnapshot):
+        return f"snapshot {t}: up to {_show_position(message.snapshot.last)}"
+    if isinstance(message, InstallSnapshotReply):
+        return f"snapshot {t}: {f'match {message.match_index}' if message.success else 'no'}"
     kind = "pre-vote" if message.pre_vote else "vote"
     if isinstance(message, RequestVote):
         return f"{kind}? {t}: last {_show_position(message.last)}"
