@@ -77,6 +77,9 @@ class NodeConfig:
     max_sessions: int = _setting(10_000, 1, 10_000_000, "sessions")
     max_unanswered: int = _setting(1024, 1, 1_000_000, "answers")
 
+    # The size of the state
+    max_state_bytes: int = _setting(2048 * _MIB, 0, 1024 * 1024 * _MIB, "bytes")
+
     # Storage
     segment_bytes: int = _setting(8 * _MIB, 4096, 1024 * _MIB, "bytes")
     snapshot_log_bytes: int = _setting(16 * _MIB, 4096, 1024 * 1024 * _MIB, "bytes")

@@ -13,6 +13,10 @@ its operations were applied before can no longer be told. Sessions stand in the 
 log time never goes back, so those that have expired are always at the front, and so is the one to evict when there
 are too many.
 
+The state has a limit in bytes (`state_bytes`, TermSettings.max_state_bytes). What would make it grow beyond gets an
+answer of its own, NO_SPACE, and changes nothing; what frees space, or needs no more, goes on as ever. In a session that
+answer is kept as any other: a write that was refused once stays refused, whatever its repetition might find room for.
+
 Whoever holds the turn applies, and reads all but single keys. `get` and `record` look up an immutable value in at most
 two dicts, and so may be called from any thread at any time.
 
@@ -35,6 +39,7 @@ from raftkv.operations import (
     Code,
     Fields,
     Malformed,
+    Operation,
     Result,
     Status,
     TermSettings,
@@ -58,6 +63,11 @@ _MALFORMED: Final = Result(Status.MALFORMED)
 _SESSION_UNKNOWN: Final = Result(Status.SESSION_UNKNOWN)
 _SEQUENCE_STALE: Final = Result(Status.SEQUENCE_STALE)
 _TOO_MANY_UNANSWERED: Final = Result(Status.TOO_MANY_UNANSWERED)
+_NO_SPACE: Final = Result(Status.NO_SPACE)
+
+KEY_OVERHEAD_BYTES: Final = 160
+"""What a key counts in `state_bytes` besides itself and its value: about as much as it takes of a node's memory. Part
+of the replicated state's definition: never to be changed."""
 
 # A record is one bytes object, the revisions followed by the value: a quarter less memory than an object with four
 # fields (280 MB against 360 for a million keys of 16 bytes with values of 100), and none of the collector's business,
@@ -117,9 +127,15 @@ class FrozenState:
     revision: int
     cluster_id: bytes
     settings: TermSettings
+    state_bytes: int
     records: dict[bytes, bytes]
     sessions: Sequence[tuple[int, Session]]
     """(id, session) in the order of their last use."""
+
+
+def count_state_bytes(count: int, size: int) -> int:
+    """What so many records count in `StateMachine.state_bytes`; they and their keys have `size` bytes together."""
+    return size + count * (KEY_OVERHEAD_BYTES - _REVISIONS.size)
 
 
 MAX_READ_BYTES: Final = 8 << 20
@@ -141,6 +157,8 @@ class StateMachine:
         """Counts the operations that have changed the store."""
         self.cluster_id = b""
         """From the first settings in the log; b"" until then."""
+        self.state_bytes = 0
+        """Of keys and values, and KEY_OVERHEAD_BYTES for each key."""
         self._time_ms = 0
         self._settings = BEFORE_SETTINGS
         self._records: dict[bytes, bytes] = {}
@@ -156,6 +174,25 @@ class StateMachine:
     def __len__(self) -> int:
         """How many keys there are."""
         return self._key_count
+
+    @property
+    def max_state_bytes(self) -> int:
+        """What `state_bytes` may not grow beyond; 0: without limit."""
+        return self._settings.max_state_bytes
+
+    def has_room_for(self, operation: Operation) -> bool:
+        """Whether an operation would not be answered with NO_SPACE just now, as far as that can be said without
+        carrying it out. From any thread."""
+        if operation.code not in (Code.SET, Code.SET_IF_ABSENT):
+            return True
+        old = self._find(operation.key)
+        if old is not None and operation.code is Code.SET_IF_ABSENT:
+            return True
+        return self._has_room(_growth(operation.key, operation.value, old))
+
+    def _has_room(self, growth: int) -> bool:
+        limit = self._settings.max_state_bytes
+        return growth <= 0 or not limit or self.state_bytes + growth <= limit
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""
@@ -244,6 +281,7 @@ class StateMachine:
             self.revision,
             self.cluster_id,
             self._settings,
+            self.state_bytes,
             self._records,
             sessions,
         )
@@ -272,7 +310,7 @@ class StateMachine:
     def restore(self, state: FrozenState) -> None:
         """Become what was frozen, elsewhere or long ago. `state` belongs to this machine from now on."""
         self._records, self._overlay, self._is_frozen = state.records, None, False
-        self._key_count = len(state.records)
+        self._key_count, self.state_bytes = len(state.records), state.state_bytes
         self._sessions = OrderedDict(state.sessions)
         self._time_ms, self._settings, self.cluster_id = state.time_ms, state.settings, state.cluster_id
         self.revision = state.revision
@@ -291,6 +329,8 @@ class StateMachine:
         limits = self._settings
         yield self.applied_index, self.applied_term, self.revision, self.cluster_id, self._time_ms
         yield limits.max_sessions, limits.session_timeout_ms, limits.max_unanswered
+        if limits.max_state_bytes:  # where there is none, the digest is that of earlier versions
+            yield limits.max_state_bytes, self.state_bytes
         yield self._key_count, len(self._sessions)
         yield from sorted(item for item in {**self._records, **(self._overlay or {})}.items() if item[1])
         for session_id, session in self._sessions.items():
@@ -382,6 +422,10 @@ class StateMachine:
                 return _MALFORMED  # a session is opened outside of sessions, and closed from within
             if not holds:
                 return _NOT_DONE
+        growth = _growth(key, value, old)
+        if growth > 0 and not self._has_room(growth):
+            return _NO_SPACE
+        self.state_bytes += growth
         revision = self.revision = self.revision + 1
         if old is None:
             created, version = revision, 0
@@ -396,8 +440,10 @@ class StateMachine:
         return _DONE
 
     def _delete(self, key: bytes) -> Result:
-        if self._find(key) is None:
+        old = self._find(key)
+        if old is None:
             return _NOT_DONE
+        self.state_bytes -= _growth(key, old[_REVISIONS.size :], None)
         self.revision += 1
         self._key_count -= 1
         self._put(key, _DELETED)
@@ -416,3 +462,10 @@ class StateMachine:
         if overlay is not None:  # thawing
             overlay.pop(key, None)
             self.merge(0)
+
+
+def _growth(key: bytes, value: bytes, old: bytes | None) -> int:
+    """By how much `state_bytes` grows if the key, whose record is `old`, gets this value."""
+    if old is None:
+        return len(key) + len(value) + KEY_OVERHEAD_BYTES
+    return len(value) + _REVISIONS.size - len(old)

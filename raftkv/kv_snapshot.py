@@ -28,7 +28,7 @@ from typing import Any, Final, Protocol
 
 import google_crc32c
 
-from raftkv.kv import BEFORE_SETTINGS, FrozenState, Session
+from raftkv.kv import BEFORE_SETTINGS, FrozenState, Session, count_state_bytes
 from raftkv.log_storage import StorageError
 from raftkv.operations import Result, Status, decode_settings, encode_settings
 from raftkv.raft.types import LogPosition, SnapshotMeta
@@ -160,6 +160,7 @@ def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
     frames = _read_frames(source)
     header: dict[str, Any] = {}
     records: dict[bytes, bytes] = {}
+    state_bytes = 0
     sessions: list[tuple[int, Session]] = []
     last_kind = 0
     for kind, offset, body in frames:
@@ -170,7 +171,7 @@ def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
             if kind == _HEADER:
                 header = _decode_header(body)
             elif kind == _RECORDS:
-                _decode_piece(body, records)
+                state_bytes += _decode_piece(body, records)
             elif kind == _SESSIONS:
                 sessions += _decode_sessions(body)
             elif json.loads(body) != {"records": len(records), "sessions": len(sessions)}:
@@ -179,7 +180,7 @@ def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
             raise damaged(source.name, offset, f"a frame of kind {kind} that means nothing") from None
     if last_kind != _TRAILER:
         raise damaged(source.name, source.size, "the snapshot has no end")
-    state = FrozenState(records=records, sessions=sessions, **header["state"])
+    state = FrozenState(records=records, state_bytes=state_bytes, sessions=sessions, **header["state"])
     return meta_of(state, header["configuration"]), state
 
 
@@ -226,7 +227,8 @@ def _decode_header(body: bytes) -> dict[str, Any]:
     return {"configuration": bytes.fromhex(fields["configuration"]), "state": state}
 
 
-def _decode_piece(body: bytes, records: dict[bytes, bytes]) -> None:
+def _decode_piece(body: bytes, records: dict[bytes, bytes]) -> int:
+    """Put a piece's records with the others: what they count in `StateMachine.state_bytes`."""
     (count,) = _COUNT.unpack_from(body)
     lengths = struct.unpack_from(f"<{2 * count}I", body, _COUNT.size)
     ends = list(accumulate(lengths, initial=_COUNT.size + 8 * count))
@@ -234,6 +236,7 @@ def _decode_piece(body: bytes, records: dict[bytes, bytes]) -> None:
         raise ValueError
     parts = [body[start:end] for start, end in pairwise(ends)]
     records.update(zip(parts[:count], parts[count:], strict=True))
+    return count_state_bytes(count, sum(lengths))
 
 
 def _decode_sessions(body: bytes) -> Iterator[tuple[int, Session]]:

@@ -48,14 +48,14 @@ from raftkv import __version__, clock
 from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
 from raftkv.kv import StateMachine
 from raftkv.log_storage import LogStorage, SnapshotReader, StorageError
-from raftkv.operations import TermSettings, encode_settings
+from raftkv.operations import Operation, TermSettings, encode_settings
 from raftkv.raft import core
 from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message, RequestVote
 from raftkv.raft.types import Configuration
 from raftkv.replica import Input, NotLeader, Query, Replica, Status, Unreachable, Write
 from raftkv.server import CannotListen, Server, ServerLimits
-from raftkv.service import Service, ServiceLimits
+from raftkv.service import Counts, Service, ServiceLimits
 from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
@@ -161,10 +161,12 @@ class RaftNode:
     def status(self) -> Status:
         return self._replica.status()
 
-    def count(self) -> tuple[int, int]:
-        """How many keys there are, and the state machine's revision."""
+    def count(self) -> Counts:
         machine = self._replica.machine
-        return len(machine), machine.revision
+        return Counts(len(machine), machine.revision, machine.state_bytes, machine.max_state_bytes)
+
+    def lacks_room_for(self, operation: Operation) -> bool:
+        return self._replica.lacks_room_for(operation)
 
     def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
         """A peer was refused: say so, but not each time."""
@@ -241,7 +243,13 @@ class _Stopped:
 
 
 def _core_config(config: NodeConfig, cluster_id: bytes) -> core.Config:
-    settings = TermSettings(cluster_id, config.max_sessions, int(config.session_timeout * 1000), config.max_unanswered)
+    settings = TermSettings(
+        cluster_id,
+        config.max_sessions,
+        int(config.session_timeout * 1000),
+        config.max_unanswered,
+        config.max_state_bytes,
+    )
     return core.Config(
         election_timeout=config.election_timeout,
         heartbeat_interval=config.heartbeat_interval,

@@ -56,7 +56,12 @@ class Status(IntEnum):
     """The client itself has said that this operation was answered long ago."""
     TOO_MANY_UNANSWERED = 5
     """The number is too far above the lowest unanswered one: the session would have to keep too many answers."""
+    NO_SPACE = 6
+    """The state would grow beyond its limit, TermSettings.max_state_bytes."""
 
+
+NO_SPACE_TEXT: Final = "the state is as large as it may be (MAX_STATE_BYTES): delete something, or raise the limit"
+"""What NO_SPACE means, for people."""
 
 REFUSED: Final = 255
 """In a leader's answer, in the place of a Status: it has not proposed the operation, which breaks a limit."""
@@ -101,6 +106,9 @@ class TermSettings:
     """Of log time without an operation of the session."""
     max_unanswered: int
     """Answers kept for each session."""
+    max_state_bytes: int = 0
+    """Of keys, values and KEY_OVERHEAD_BYTES for each key: what would grow beyond is refused. 0: without limit, as in
+    the first form of these settings, which had no such field."""
 
 
 class OperationLike(Protocol):
@@ -223,28 +231,29 @@ def _require_end(data: bytes, end: int) -> None:
         raise Malformed(f"a batch of {len(data)} bytes whose operations end at byte {end}")
 
 
-_SETTINGS: Final = struct.Struct("<B16sQQQ")
+_SETTINGS: Final = {1: struct.Struct("<B16sQQQ"), 2: struct.Struct("<B16sQQQQ")}
+"""By version of the form, of which the last is written, and all are read."""
+_SETTINGS_VERSION: Final = 2
 
 
 def encode_settings(settings: TermSettings) -> bytes:
     """The payload of a leader's NO-OP."""
-    return _SETTINGS.pack(
-        FORMAT_VERSION,
+    return _SETTINGS[_SETTINGS_VERSION].pack(
+        _SETTINGS_VERSION,
         settings.cluster_id,
         settings.max_sessions,
         settings.session_timeout_ms,
         settings.max_unanswered,
+        settings.max_state_bytes,
     )
 
 
 def decode_settings(data: bytes) -> TermSettings:
     """The settings in a NO-OP's payload. Raises Malformed for anything else."""
-    try:
-        version, *fields = _SETTINGS.unpack(data)
-    except struct.error:
-        raise Malformed(f"{len(data)} bytes are not the settings of a term") from None
-    if version != FORMAT_VERSION:
-        raise Malformed(f"settings format {version} is not known here, only {FORMAT_VERSION}")
+    form = _SETTINGS.get(data[0]) if data else None
+    if form is None or len(data) != form.size:
+        raise Malformed(f"{len(data)} bytes are not the settings of a term in a form that is known here")
+    _, *fields = form.unpack(data)
     return TermSettings(*fields)
 
 

@@ -33,7 +33,7 @@ from google.protobuf.message import DecodeError
 from raftkv.calls import KEYS, Call, State
 from raftkv.client_stream import ASK_AGAIN, FOUND, MISSING
 from raftkv.errors import Error, NotApplied
-from raftkv.operations import REFUSED, Code, Operation, Status, encode_operations
+from raftkv.operations import NO_SPACE_TEXT, REFUSED, Code, Operation, Status, encode_operations
 from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Member, Router
 from raftkv.streams import Stream
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
@@ -430,6 +430,9 @@ class Pipeline:
                 finished.append((call, status == Status.DONE))
             elif status == REFUSED:
                 finished.append((call, call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {reason}")))
+            elif status == Status.NO_SPACE:
+                # Definite, whatever the call's doubt: the session would know if it had ever been applied.
+                finished.append((call, NotApplied(f"{NO_SPACE_TEXT}; the write was not applied", "RESOURCE_EXHAUSTED")))
             elif status == Status.TOO_MANY_UNANSWERED:
                 again.append(call)
                 continue

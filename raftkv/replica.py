@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.log_storage import LogStorage, SnapshotWriter
-from raftkv.operations import Result
+from raftkv.operations import Operation, Result
 from raftkv.raft import core
 from raftkv.raft.configuration import Change, ChangeRefused
 from raftkv.raft.log import InvariantBroken
@@ -353,3 +353,11 @@ class Replica:
         if still is None or still.term != lease.term or not still.is_valid(clock()):
             return None
         return values
+
+    def lacks_room_for(self, operation: Operation) -> bool:
+        """Whether this member leads, and the operation would come to nothing for want of space as the state is now.
+        From any thread and without the turn: a guess, but a definite answer if it is given instead of a proposal."""
+        raft = self.raft
+        if not raft.is_serving or self.machine.applied_index < raft.committed_index:
+            return False
+        return not self.machine.has_room_for(operation)

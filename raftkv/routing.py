@@ -105,6 +105,10 @@ class NodeStatus:
     keys: int = 0
     revision: int = 0
     """Of the state machine: counts the operations that have changed the store."""
+    state_bytes: int = 0
+    """Of keys and values, with an overhead for each key."""
+    quota_bytes: int = 0
+    """What `state_bytes` may not grow beyond (MAX_STATE_BYTES); 0: no limit."""
     serving: bool = False
     """It leads and has committed in its term: reads and writes go through."""
     version: str = ""
@@ -364,6 +368,8 @@ def _row(member_id: int, address: str, reply: StatusReply | None, trouble: str) 
         first_log_index=reply.first_log_index,
         snapshot_index=reply.snapshot_index,
         revision=reply.revision,
+        state_bytes=reply.state_bytes,
+        quota_bytes=reply.quota_bytes,
         serving=reply.serving,
         version=reply.version,
     )

@@ -26,6 +26,7 @@ import grpc
 from raftkv import __version__, transport
 from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import (
+    NO_SPACE_TEXT,
     Code,
     Malformed,
     Operation,
@@ -109,6 +110,16 @@ class ServiceLimits:
                 raise invalid(f"the value has {len(value)} bytes; at most {self.max_value_bytes} are allowed")
 
 
+class Counts(NamedTuple):
+    """What there is of the state."""
+
+    keys: int
+    revision: int
+    state_bytes: int
+    quota_bytes: int
+    """0: without limit."""
+
+
 class Host(Protocol):
     """What the service asks of its node."""
 
@@ -122,8 +133,11 @@ class Host(Protocol):
 
     def status(self) -> ReplicaStatus: ...
 
-    def count(self) -> tuple[int, int]:
-        """How many keys there are, and the state machine's revision."""
+    def count(self) -> Counts: ...
+
+    def lacks_room_for(self, operation: Operation) -> bool:
+        """Whether this node leads, and an operation would be answered with NO_SPACE now. A guess, made without the
+        turn."""
 
     def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
         """A peer was refused that says it is member `claimed_id`."""
@@ -149,6 +163,10 @@ class Refusal(Exception):
         super().__init__(details)
         self.code = code
         self.details = details
+
+
+def _no_space() -> Refusal:
+    return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{NO_SPACE_TEXT}; nothing has been done")
 
 
 def invalid(details: str) -> Refusal:
@@ -444,7 +462,7 @@ class Service:
     def status(self, _: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """What this member thinks of itself and of the cluster."""
         status, membership = self.host.status(), self.host.membership
-        keys, revision = self.host.count()
+        counts = self.host.count()
         return wire.StatusReply(
             id=membership.me,
             role=status.role,
@@ -456,12 +474,14 @@ class Service:
             cluster_id=membership.cluster_id,
             members=[wire.Member(id=id, address=address) for id, address in sorted(membership.addresses.items())],
             version=__version__,
-            keys=keys,
-            revision=revision,
+            keys=counts.keys,
+            revision=counts.revision,
             serving=status.serving,
             log_syncs=status.log_syncs,
             first_log_index=status.first_log_index,
             snapshot_index=status.snapshot_index,
+            state_bytes=counts.state_bytes,
+            quota_bytes=counts.quota_bytes,
         )
 
     # ---- the extended form -------------------------------------------------------------------------------------------
@@ -497,8 +517,13 @@ class Service:
         except Malformed as error:
             raise invalid(str(error)) from None
         self.limits.check_operation(operation)
+        # Not so with batches: in a session the refusal has to be remembered, and that goes through the log.
+        if self.host.lacks_room_for(operation):
+            raise _no_space()
 
         def finish(results: Sequence[Result]) -> wire.ServeClientReply:
+            if results[0].status is Status.NO_SPACE:
+                raise _no_space()
             if operation.code is Code.SET:
                 return self._done()
             return self._done(data="1" if results[0].status is Status.DONE else "0")

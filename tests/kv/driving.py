@@ -16,6 +16,7 @@ MALFORMED = Result(Status.MALFORMED)
 SESSION_UNKNOWN = Result(Status.SESSION_UNKNOWN)
 SEQUENCE_STALE = Result(Status.SEQUENCE_STALE)
 TOO_MANY_UNANSWERED = Result(Status.TOO_MANY_UNANSWERED)
+NO_SPACE = Result(Status.NO_SPACE)
 
 
 def set_(key: bytes, value: bytes, sequence: int = 0) -> Operation:

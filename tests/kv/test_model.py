@@ -110,6 +110,9 @@ class Model:
         session.answers[operation.sequence] = self.change(operation)
         return session.answers[operation.sequence]
 
+    def state_bytes(self) -> int:
+        return size_of({key: record.value for key, record in self.keys.items()})
+
     def change(self, operation: Operation) -> Result:
         old = self.keys.get(operation.key)
         match operation.code:
@@ -125,6 +128,10 @@ class Model:
                 return Result(Status.MALFORMED)
         if not possible:
             return Result(Status.NOT_DONE)
+        if operation.code is not Code.DELETE:
+            after = {key: record.value for key, record in self.keys.items()} | {operation.key: operation.value}
+            if self.settings.max_state_bytes and self.state_bytes() < size_of(after) > self.settings.max_state_bytes:
+                return Result(Status.NO_SPACE)
         self.revision += 1
         if operation.code is Code.DELETE:
             del self.keys[operation.key]
@@ -133,6 +140,10 @@ class Model:
         else:
             self.keys[operation.key] = Record(operation.value, old.create_revision, self.revision, old.version + 1)
         return Result(Status.DONE)
+
+
+def size_of(values: dict[bytes, bytes]) -> int:
+    return sum(len(key) + len(value) + 160 for key, value in values.items())
 
 
 def random_log(seed: int, entries: int) -> list[Entry]:
@@ -156,7 +167,7 @@ def random_log(seed: int, entries: int) -> list[Entry]:
 def _random_proposal(rng: random.Random, sessions: list[int]) -> tuple[EntryKind, bytes]:
     chance = rng.random()
     if chance < 0.05:
-        limits = (rng.randrange(1, 6), rng.choice([20, 100, 2000]), rng.randrange(1, 8))
+        limits = (rng.randrange(1, 6), rng.choice([20, 100, 2000]), rng.randrange(1, 8), rng.choice([0, 161, 323, 484]))
         return EntryKind.NO_OP, rng.choice([b"", encode_settings(TermSettings(rng.randbytes(16), *limits))])
     if chance < 0.1:
         return EntryKind.TEXT, rng.choice(
@@ -188,6 +199,7 @@ def test_the_machine_does_what_the_model_does(seed: int) -> None:
         assert keys_with_prefix(machine.all_keys(), b"") == sorted(model.keys), where
         assert all(machine.record(key) == record for key, record in model.keys.items()), where
         assert machine.revision == model.revision, where
+        assert machine.state_bytes == model.state_bytes(), where
         assert list(machine._sessions) == sorted(model.sessions, key=lambda s: model.sessions[s].last_use), where
 
 

@@ -145,9 +145,10 @@ def test_settings_of_another_length_are_malformed(data: bytes) -> None:
         decode_settings(data)
 
 
-def test_settings_of_a_later_format_are_malformed() -> None:
-    with pytest.raises(Malformed, match="settings format 2"):
-        decode_settings(b"\x02" + encode_settings(SETTINGS)[1:])
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_settings_of_a_later_format_or_in_the_form_of_another_are_malformed(version: int) -> None:
+    with pytest.raises(Malformed, match="are not the settings of a term"):
+        decode_settings(bytes([version]) + encode_settings(SETTINGS)[1:])
 
 
 @pytest.mark.parametrize(

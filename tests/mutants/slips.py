@@ -264,7 +264,59 @@ SLIPS = [
         *(_KV, "StateMachine._canonical_form", "yield session_id, session.last_active_ms,", "_ = session_id,"),
         "tests/kv",
     ),
+    _slip(
+        "the limit on the state is one byte too high",
+        *(_KV, "StateMachine._has_room", "<= limit", "<= limit + 1"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "at the limit everything is refused",
+        *(_KV, "StateMachine._has_room", "growth <= 0 or ", ""),
+        *("tests/kv/test_quota.py",),
+    ),
+    _slip(
+        "a deleted key still counts",
+        *(_KV, "StateMachine._delete", "self.state_bytes -= _growth(key, old[_REVISIONS.size :], None)", "pass"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "a snapshot does not bring back the size of the state",
+        *(_KV, "StateMachine.restore", "len(state.records), state.state_bytes", "len(state.records), 0"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "a member takes the limit on the state from nowhere",
+        *(_KV, "StateMachine._has_room", "limit = self._settings.max_state_bytes", "limit = 2 << 30"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "a write that was refused for want of space is not remembered",
+        *(_KV, "StateMachine._apply_in_session"),
+        "answer = answers[sequence] = self._execute(code, key, value, expected)",
+        "answer = self._execute(code, key, value, expected)\n"
+        "if answer is not _NO_SPACE:\n"
+        "    answers[sequence] = answer",
+        "tests/kv/test_quota.py",
+    ),
     # around it
+    _slip(
+        "a text's write without room is reported as done",
+        *(_SERVICE, "Service._serve_text_write", "if results[0].status is Status.NO_SPACE:", "if False:"),
+        "tests/node/test_service.py",
+    ),
+    _slip(
+        "a write without room is tried again",
+        "pipeline.py",
+        "Pipeline._settle_writes",
+        "elif status == Status.TOO_MANY_UNANSWERED:",
+        "elif status in (Status.TOO_MANY_UNANSWERED, Status.NO_SPACE):",
+        "tests/client/test_quota.py",
+    ),
+    _slip(
+        "a member that does not lead refuses for want of space",
+        *("replica.py", "Replica.lacks_room_for", "not raft.is_serving or ", ""),
+        "tests/replica",
+    ),
     _slip(
         "a greatest key is one too long",
         *(_SERVICE, "ServiceLimits.check_key", "> self.max_key_bytes", ">= self.max_key_bytes"),

@@ -11,7 +11,7 @@ import grpc
 
 from raftkv.kv import StateMachine
 from raftkv.memory_storage import MemoryStorage
-from raftkv.operations import Result
+from raftkv.operations import Operation, Result
 from raftkv.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -23,7 +23,7 @@ from raftkv.raft.messages import (
 from raftkv.raft.types import Entry
 from raftkv.replica import Applied, Input, NotLeader, Query, Served, SnapshotReceived, Status, Write
 from raftkv.server import Server, ServerLimits
-from raftkv.service import Service, ServiceLimits
+from raftkv.service import Counts, Service, ServiceLimits
 from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_transfer import Staging
 from raftkv.transport import Membership
@@ -53,6 +53,7 @@ class FakeHost:
         self.leader_id = 1
         self.term = 1
         self.has_lease = False
+        self.guesses_room = True
         self.bring_instead: Callable[[Input], None] | None = None
         self.strangers: list[tuple[int, str, str]] = []
         self.service: Service | None = None
@@ -90,8 +91,12 @@ class FakeHost:
     def status(self) -> Status:
         return Status("leader", self.term, self.leader_id, 1, 1, 1, serving=True)
 
-    def count(self) -> tuple[int, int]:
-        return len(self.machine), self.machine.revision
+    def count(self) -> Counts:
+        machine = self.machine
+        return Counts(len(machine), machine.revision, machine.state_bytes, machine.max_state_bytes)
+
+    def lacks_room_for(self, operation: Operation) -> bool:
+        return self.guesses_room and not self.machine.has_room_for(operation)
 
     def note_stranger(self, claimed_id: int, where: str, why: str) -> None:
         self.strangers.append((claimed_id, where, why))

@@ -99,7 +99,7 @@ def test_many_clients_at_once_are_all_answered(steady: Members) -> None:
     leader = steady.elect(1)
     calls = [steady.begin(leader, f"SET k{i} v") for i in range(300)]
     assert all(call.result().success for call in calls)
-    assert leader.count() == (300, 300)
+    assert leader.count()[:2] == (300, 300)
     steady.wait_until_equal()
 
 

@@ -11,9 +11,10 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
-from raftkv.operations import Batch, Code, Operation, Status, encode_batch
+from raftkv.kv import KEY_OVERHEAD_BYTES
+from raftkv.operations import Batch, Code, Operation, Status, TermSettings, encode_batch, encode_settings
 from raftkv.raft.messages import AppendEntries, RequestVote
-from raftkv.raft.types import ORIGIN
+from raftkv.raft.types import ORIGIN, Entry, EntryKind
 from raftkv.replica import Input, NotLeader, Query, Unknown, Write
 from raftkv.service import _remaining
 from raftkv.streams import Answers
@@ -136,6 +137,47 @@ def test_what_is_no_text_can_be_had_in_the_extended_form_only(node: FakeNode) ->
         assert "not UTF-8" in details
     assert node.serve(get=b"k").values == [b"\xff"]
     assert node.serve(keys=b"").values == [b"k", b"k\xff"]
+
+
+# ---- the limit on the state ------------------------------------------------------------------------------------------
+
+
+def fill(node: FakeNode) -> None:
+    """There is room for one key, and there it is."""
+    limit = KEY_OVERHEAD_BYTES + 2
+    settings = encode_settings(TermSettings(b"c" * 16, 10, 1000, 10, max_state_bytes=limit))
+    node.host.machine.apply(Entry(1, 1, EntryKind.NO_OP, settings))
+    assert node.serve(request="SET k 1").success
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_write_without_room_is_refused_before_it_is_proposed_or_when_it_is_applied(
+    node: FakeNode, early: bool
+) -> None:
+    fill(node)
+    node.host.guesses_room = early
+    before = len(node.host.writes)
+    for text in ("SET k 22", "SETNX l 1", "CAS k 1 22"):
+        code, details = node.refusal(request=text)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "MAX_STATE_BYTES" in details
+        assert "nothing has been done" in details
+    assert len(node.host.writes) - before == (1 if early else 3), "a comparison has to be made"
+    assert node.serve(request="GET k").data == "1"
+    assert node.serve(request="SET k 2").success
+    assert node.serve(request="DEL k").data == "1"
+
+
+def test_a_batch_without_room_is_proposed_and_tells_which_of_its_operations_were_refused(node: FakeNode) -> None:
+    fill(node)
+    data = batch(Operation(Code.SET, b"l"), Operation(Code.SET, b"k", b"2"))
+    assert [Status(result.status) for result in node.serve(batch=data).results] == [Status.NO_SPACE, Status.DONE]
+
+
+def test_the_status_says_how_large_the_state_is_and_may_be(node: FakeNode) -> None:
+    fill(node)
+    status = node.call("Status", wire.StatusRequest(), wire.StatusReply)
+    assert (status.state_bytes, status.quota_bytes) == (KEY_OVERHEAD_BYTES + 2, KEY_OVERHEAD_BYTES + 2)
 
 
 # ---- the extended form -----------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ SET = NodeConfig(
     snapshot_log_bytes=10_013,
     snapshot_log_entries=114,
     kept_log_bytes=10_015,
+    max_state_bytes=113,
 )
 """No two of them alike."""
 
@@ -58,7 +59,7 @@ def test_the_algorithm_gets_its_settings() -> None:
         term_settings=made.term_settings,
     )
     assert decode_settings(made.term_settings) == TermSettings(
-        CLUSTER, max_sessions=111, session_timeout_ms=12_500, max_unanswered=112
+        CLUSTER, max_sessions=111, session_timeout_ms=12_500, max_unanswered=112, max_state_bytes=113
     )
 
 

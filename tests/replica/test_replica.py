@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from raftkv.kv import StateMachine
+from raftkv.kv import KEY_OVERHEAD_BYTES, StateMachine
 from raftkv.log_storage import StorageError
 from raftkv.memory_storage import MemoryStorage
-from raftkv.operations import Result, Status
+from raftkv.operations import Code, Operation, Result, Status, TermSettings, encode_settings
 from raftkv.raft.core import Config
 from raftkv.raft.lease import Grant
 from raftkv.raft.log import InvariantBroken
@@ -403,6 +403,23 @@ def test_what_was_applied_before_a_restart_is_not_applied_again() -> None:
     cluster.run(1.0)
 
     assert {m.machine.revision for m in cluster.members.values()} == {revision} == {10}
+
+
+def test_only_a_leader_that_has_applied_all_it_knows_committed_may_say_that_there_is_no_room() -> None:
+    settings = encode_settings(TermSettings(b"c" * 16, 10, 1000, 10, max_state_bytes=KEY_OVERHEAD_BYTES + 2))
+    lone = leading(config=replace(NO_LEASES, term_settings=settings))
+    write, _ = lone.write("SET a 1")
+    lone.turn(write)
+    more = Operation(Code.SET, b"b", b"1")
+    assert not lone.replica.lacks_room_for(more), "not committed, so nobody knows"
+    lone.turn(lone.ack(2))
+    assert lone.replica.lacks_room_for(more)
+    assert not lone.replica.lacks_room_for(Operation(Code.SET, b"a", b"2"))
+    lone.replica.machine.applied_index -= 1
+    assert not lone.replica.lacks_room_for(more), "what has not been applied may make room"
+    lone.replica.machine.applied_index += 1
+    lone.turn(lone.append_of_term_2(LogPosition(1, 2)))
+    assert not lone.replica.lacks_room_for(more), "the leader does not say so"
 
 
 def test_the_status_is_that_of_now() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from raftkv.kv import StateMachine
+from raftkv.kv import KEY_OVERHEAD_BYTES, StateMachine
 from raftkv.log_storage import LogStorage
 from raftkv.operations import Operation, decode_batch, parse_text
 from raftkv.raft.lease import Grant
@@ -357,7 +357,16 @@ class Checks:
         if index > self._executed_to:
             self._executed_to = index
             self._check_executed(entry, machine, revision_before)
+        self._check_size(member, machine)
         self.compare(member, machine)
+
+    def _check_size(self, member: int, machine: StateMachine) -> None:
+        records = {key: machine.record(key) for key in machine.all_keys()}
+        size = sum(len(key) + len(record.value) + KEY_OVERHEAD_BYTES for key, record in records.items() if record)
+        if machine.state_bytes != size:
+            raise Violation(f"n{member} counts {machine.state_bytes} bytes of state, and has {size}")
+        if 0 < machine.max_state_bytes < size:  # the limit is the same from the beginning on
+            raise Violation(f"n{member}'s state of {size} bytes is larger than {machine.max_state_bytes}")
 
     def _check_executed(self, entry: Entry, machine: StateMachine, revision_before: int) -> None:
         """No client's write has an effect twice. It has had one now if its value stands there since this entry."""

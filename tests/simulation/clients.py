@@ -326,6 +326,8 @@ class Client:
                 if self._session == task.session:
                     self._session = 0
                 self._refused(task, "the session is unknown")
+            case Status.NO_SPACE:  # definite: had another try been carried out, its answer would have been kept
+                self._settle_not_applied(task, "no space")
             case Status.TOO_MANY_UNANSWERED:
                 self._refused(task, "too many unanswered")
             case Status.SEQUENCE_STALE if not task.is_open:
@@ -342,6 +344,13 @@ class Client:
                 record.unknown(why)
             else:
                 record.not_applied(why)
+            self._world.count("client outcomes", why)
+
+    def _settle_not_applied(self, task: Task, why: str) -> None:
+        if task.is_open:
+            self._close(task)
+            (record,) = task.records.values()
+            record.not_applied(why)
             self._world.count("client outcomes", why)
 
     def _take_value(self, task: Task, value: bytes | dict[bytes, bytes | None] | None, path: str) -> None:

@@ -129,6 +129,7 @@ def draw(seed: int) -> Plan:
         max_sessions=rng.choice([3, 8, 100, 100]),
         session_timeout_ms=rng.choice([400, 2_000, 60_000, 60_000]),
         max_unanswered=rng.choice([2, 4, 1000]),
+        max_state_bytes=0 if of_coups else _draw_quota(seed),
     )
     drift = rng.choice([0.0, 0.01, 0.1, 0.1] if of_coups else [0.0, 0.01, 0.01, 0.1])
     drift_violated = rng.random() < 0.1
@@ -153,6 +154,12 @@ def draw(seed: int) -> Plan:
         keys=keys,
         clients=_draw_clients(rng, members, step),
     )
+
+
+def _draw_quota(seed: int) -> int:
+    """Mostly none; else there is room for one, two or three keys, with values that are not too long."""
+    rng = random.Random(f"{seed}/quota")
+    return rng.choice([1, 2, 3]) * rng.randrange(166, 172) if rng.random() < 0.2 else 0
 
 
 def _draw_few(rng: random.Random) -> tuple[frozenset[Fault], float]:

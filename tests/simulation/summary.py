@@ -35,6 +35,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
     "storage": ("truncations", "torn tails cut"),
     "reads": (WITHOUT_TURN, IN_TURN, READ_INDEX),
+    "client outcomes": ("no space",),
 }
 """Rows that are shown even if there is nothing to count, and must not be 0 in the end."""
 
