@@ -18,6 +18,7 @@ from typing import Any
 from raftkv.calls import GET, KEYS, Call
 from raftkv.client import as_bytes, checked_addresses, checked_key, checked_timeout
 from raftkv.errors import Error, NotApplied
+from raftkv.leadership import checked_target, transfer_leadership
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
@@ -88,6 +89,14 @@ class AsyncClient:
         if self._router.closed.is_set():
             raise NotApplied("the client is closed", "CANCELLED")
         return await asyncio.to_thread(self._router.status, time.monotonic() + self._timeout)
+
+    async def transfer_leadership(self, target: int | None = None) -> int:
+        """As `Client.transfer_leadership`."""
+        wanted = checked_target(target)
+        if self._router.closed.is_set():
+            raise NotApplied("the client is closed", "CANCELLED")
+        deadline = time.monotonic() + self._timeout
+        return await asyncio.to_thread(transfer_leadership, self._router, wanted, deadline)
 
     async def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""

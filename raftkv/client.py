@@ -19,6 +19,7 @@ from typing import Any, Final
 from raftkv.calls import GET, KEYS, BlockingCall, FutureCall
 from raftkv.config import ConfigError, parse_members
 from raftkv.errors import Error, NotApplied, OutcomeUnknown, WrongType, WrongValue
+from raftkv.leadership import checked_target, transfer_leadership
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
@@ -132,6 +133,14 @@ class Client:
         if self._router.closed.is_set():
             raise NotApplied("the client is closed", "CANCELLED")
         return self._router.status(time.monotonic() + self._timeout)
+
+    def transfer_leadership(self, target: int | None = None) -> int:
+        """Have the member `target` lead, or without one the most up-to-date member that does not lead now: the id of
+        the member that leads then. Raises `NotApplied` if the leader goes on leading, and says why."""
+        wanted = checked_target(target)
+        if self._router.closed.is_set():
+            raise NotApplied("the client is closed", "CANCELLED")
+        return transfer_leadership(self._router, wanted, time.monotonic() + self._timeout)
 
     def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""

@@ -18,7 +18,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from raftkv.log_storage import RESTORE, StorageError
@@ -115,7 +115,21 @@ class _OsFile:
 
 
 class OsDisk:
-    """The operating system's files."""
+    """The operating system's files.
+
+    A process that is out of file descriptors, since connections have used them up, must still be able to write down its
+    vote (hazard 19). So some can be held back for files; whoever finds that there are no others takes one of these.
+    """
+
+    def __init__(self) -> None:
+        self._spares: list[int] = []
+        """Open, for nothing."""
+        self._spares_wanted = 0
+
+    def hold_back(self, descriptors: int) -> None:
+        """Keep so many descriptors for files, from now on."""
+        self._spares_wanted = descriptors
+        self._refill()
 
     def names(self, directory: str) -> list[str]:
         return os.listdir(directory)
@@ -124,17 +138,18 @@ class OsDisk:
         os.mkdir(directory, 0o700)
 
     def sync_directory(self, directory: str) -> None:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        self._refill()
 
     def create(self, path: str) -> File:
-        return _OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        return _OsFile(self._open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC))
 
     def open(self, path: str, *, writable: bool = False) -> File:
-        return _OsFile(os.open(path, os.O_RDWR if writable else os.O_RDONLY))
+        return _OsFile(self._open(path, os.O_RDWR if writable else os.O_RDONLY))
 
     def replace(self, source: str, target: str) -> None:
         os.replace(source, target)
@@ -143,7 +158,7 @@ class OsDisk:
         os.remove(path)
 
     def lock(self, path: str, *, shared: bool = False) -> Lock:
-        descriptor = os.open(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = self._open(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
@@ -151,8 +166,30 @@ class OsDisk:
             raise
         return _OsFile(descriptor)
 
+    def _open(self, path: str, flags: int) -> int:
+        while True:
+            try:
+                return os.open(path, flags, 0o600)
+            except OSError as error:
+                # A connection may be quicker than we are with the one that is given up; so, one after the other.
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._give_up_spare():
+                    raise
 
-OS_DISK: Final[Disk] = OsDisk()
+    def _give_up_spare(self) -> bool:
+        try:
+            os.close(self._spares.pop())
+        except IndexError:
+            return False
+        return True
+
+    def _refill(self) -> None:
+        """As far as there are any descriptors now."""
+        with suppress(OSError):
+            while len(self._spares) < self._spares_wanted:
+                self._spares.append(os.open(os.devnull, os.O_RDONLY))
+
+
+OS_DISK: Final = OsDisk()
 TEMPORARY_SUFFIX: Final = ".tmp"
 """Of a file that is being written, until it takes the place of another."""
 

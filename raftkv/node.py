@@ -46,23 +46,36 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from raftkv import __version__, clock
 from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
+from raftkv.disk import OS_DISK
 from raftkv.kv import StateMachine
 from raftkv.log_storage import LogStorage, SnapshotReader, StorageError
 from raftkv.operations import Operation, TermSettings, encode_settings
 from raftkv.raft import core
 from raftkv.raft.log import InvariantBroken
-from raftkv.raft.messages import AppendEntries, InstallSnapshot, Message, RequestVote
+from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import Configuration
-from raftkv.replica import Input, NotLeader, Query, Replica, Status, Unreachable, Write
+from raftkv.replica import (
+    Input,
+    NotLeader,
+    NotTransferred,
+    Query,
+    Replica,
+    Status,
+    TransferOutcome,
+    Transferred,
+    TransferRequest,
+    Unreachable,
+    Write,
+)
 from raftkv.server import CannotListen, Server, ServerLimits
-from raftkv.service import Counts, Service, ServiceLimits
+from raftkv.service import Counts, Service, ServiceLimits, Slot
 from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
 from raftkv.snapshot_transfer import Staging
 from raftkv.snapshots import SnapshotPolicy, load_snapshot
 from raftkv.storage import Storage
-from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, SendingLimits, channel_options
+from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, Request, SendingLimits, channel_options
 from raftkv.turn import Turn
 
 log = logging.getLogger("raftkv")
@@ -71,6 +84,12 @@ Fail = Callable[[BaseException], None]
 
 STOP_GRACE: Final = 1.0
 """Seconds that calls in flight get to succeed when the node stops."""
+FAREWELL: Final = 0.5
+"""Seconds for which a node that has handed over tells its clients who leads now, before it stops."""
+_SPARE_DESCRIPTORS: Final = 8
+"""For files, when connections have used up all others. Writing down a vote takes two."""
+_TRANSFER_PAUSE: Final = 0.05
+"""Seconds before a transfer is tried again that has been refused."""
 _STRANGER_INTERVAL: Final = 60.0
 """Seconds before the same refusal of the same peer is logged again."""
 _ENTRY_OVERHEAD: Final = 10
@@ -99,6 +118,7 @@ class RaftNode:
         self._storage = storage
         self._server = server
         self._now = now
+        self._election_timeout = config.election_timeout
         self._strangers: dict[int, tuple[str, float]] = {}
         """By the id they claim (0 for any that is not a member's): what was said of the last one, and when."""
         me = identity.member_id
@@ -134,6 +154,22 @@ class RaftNode:
         self._service.start()
         self._server.serve(self._service)
         self._turn.start()
+
+    def hand_over(self) -> bool:
+        """If this node leads, have another one lead, so that its end costs no election: whether that has been done.
+        Takes at most two election timeouts."""
+        deadline = time.monotonic() + 2 * self._election_timeout
+        while self._senders and (seconds := deadline - time.monotonic()) > 0:
+            slot = Slot[TransferOutcome]()
+            self.bring(TransferRequest(0, slot.answer))
+            outcome = slot.wait(seconds)
+            if isinstance(outcome, Transferred):
+                log.info("has handed over to node %d", outcome.leader_id)
+                return True
+            if not isinstance(outcome, NotTransferred):
+                return False
+            time.sleep(_TRANSFER_PAUSE)
+        return False
 
     def stop(self, grace: float = STOP_GRACE) -> None:
         """Stop for good. Calls in flight are answered: those that can't be carried out within `grace` seconds with
@@ -199,7 +235,7 @@ class RaftNode:
         log.info("belongs to cluster %s", cluster_id.hex())
 
     def _send(self, message: Message) -> None:
-        if isinstance(message, AppendEntries | RequestVote):
+        if isinstance(message, Request):
             self._senders[message.recipient].send(message)
         elif isinstance(message, InstallSnapshot):
             self._snapshots.send(message)
@@ -233,6 +269,8 @@ class _Stopped:
         for item in inputs:
             if isinstance(item, Write | Query):
                 item.caller.answer(NotLeader(0))
+            elif isinstance(item, TransferRequest):
+                item.answer(NotLeader(0))
         return False
 
     def deadline(self) -> float:
@@ -331,6 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     threading.excepthook = lambda args: fail(args.exc_value or SystemExit(f"{args.thread} died"))
     try:
         _raise_file_limit()
+        OS_DISK.hold_back(_SPARE_DESCRIPTORS)
         server = Server(server_limits(config), len(members) - 1, fail)
         server.listen(members[arguments.id])
         directory = arguments.data_dir or Path("data", f"node-{arguments.id}")
@@ -350,6 +389,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # In one piece: the log may go to the same file, and other threads write to that already.
         print(f"{name} ready on {members[arguments.id]}\n", end="", flush=True)
     signals.wait()
+    if node.hand_over():
+        time.sleep(FAREWELL)
     node.stop()
     log.info("stopped")
     return 0

@@ -55,10 +55,21 @@ class Command:
     def name(self) -> str:
         return self.usage.split()[0]
 
+    @property
+    def names_key(self) -> bool:
+        """Its first word is a key."""
+        return self.usage.split()[1:2] == ["key"]
+
 
 def _set(client: Client, key: bytes, value: bytes) -> str:
     client.set(key, value)
     return "OK"
+
+
+def _transfer(client: Client, target: bytes = b"") -> str:
+    if target and not (target.isdigit() and int(target)):
+        raise Mistake(f"expected TRANSFER [id], where the id is a member's as in STATUS, not {_shown(target)}")
+    return f"node {client.transfer_leadership(int(target) if target else None)} leads"
 
 
 COMMANDS: Final = {
@@ -79,6 +90,7 @@ COMMANDS: Final = {
         ),
         Command("KEYS [prefix]", "the keys that begin with the prefix", Client.keys, (0, 1)),
         Command("STATUS", "what each member says of itself", Client.status, (0, 0)),
+        Command("TRANSFER [id]", "have this member lead, or any other", _transfer, (0, 1)),
         Command("HELP [command]", "this list, or one line of it", lambda _, name=b"": _help(name), (0, 1)),
         Command("EXIT", "leave (so does Ctrl-D)", lambda _: None, (0, 0)),
     )
@@ -383,7 +395,7 @@ def _converse(shell: Shell, timeout: float) -> None:
                 break
             if request is not None and request.command.name == "EXIT":
                 return
-            if request is not None and request.command.name not in ("HELP", "KEYS"):  # whose word is no key
+            if request is not None and request.command.names_key:
                 words.update(dict.fromkeys(_to_text(word) for word in request.words[:1]))
 
 
@@ -436,7 +448,7 @@ def _completer(words: dict[str, None]) -> Completer:
             command = before.strip().upper()
             if not command or command == "HELP":
                 candidates = [name for name in COMMANDS if name.startswith(typed.upper())]
-            elif command in COMMANDS:
+            elif command == "KEYS" or (command in COMMANDS and COMMANDS[command].names_key):
                 candidates = sorted(word for word in words if word.startswith(typed) and word == shlex.quote(word))
             else:
                 candidates = []

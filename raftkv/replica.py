@@ -30,6 +30,7 @@ from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
+from raftkv.raft.transfer import TransferRefused
 from raftkv.raft.types import Configuration, Entry, Proposal, SnapshotMeta
 from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved
 
@@ -64,7 +65,24 @@ class Refused:
     """The reason will pass by itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """Another member leads."""
+
+    leader_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotTransferred:
+    """This member goes on leading."""
+
+    reason: str
+    was_refused: bool
+    """Nothing has been done; else it has been tried in vain."""
+
+
 Outcome = Applied | Served | NotLeader | Unknown | Refused
+TransferOutcome = Transferred | NotTransferred | NotLeader
 
 
 class Caller(Protocol):
@@ -87,6 +105,16 @@ class Query:
 
     read: Callable[[StateMachine], Any]
     caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """Leadership is to be handed over."""
+
+    target: int
+    """0: the most up-to-date voter."""
+    answer: Callable[[TransferOutcome], None]
+    """Called once, when somebody else leads or this member goes on; by whoever holds the turn, and must not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +143,17 @@ class SnapshotReceived:
     """What is in it."""
 
 
-Input = Message | Write | Query | Unreachable | ConfigurationChange | SnapshotSaved | SnapshotFailed | SnapshotReceived
+Input = (
+    Message
+    | Write
+    | Query
+    | TransferRequest
+    | Unreachable
+    | ConfigurationChange
+    | SnapshotSaved
+    | SnapshotFailed
+    | SnapshotReceived
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +205,8 @@ class Replica:
         self._received: list[SnapshotReceived] = []
         """What the algorithm has been told of in this turn."""
         self._next_token = 1
+        self._transfer: TransferRequest | None = None
+        """Under way, with its target chosen."""
         self._log_syncs = 0
 
     def deadline(self) -> float:
@@ -215,6 +255,8 @@ class Replica:
             self._ask_to_read(item, now)
         elif isinstance(item, ConfigurationChange):
             self._change_configuration(item, now)
+        elif isinstance(item, TransferRequest):
+            self._transfer_leadership(item, now)
         elif isinstance(item, Unreachable):
             self.raft.unreachable(item.peer, now)
         elif isinstance(item, SnapshotReceived):
@@ -275,6 +317,7 @@ class Replica:
         for token in ready.lost_reads:
             self._readers.pop(token).caller.answer(NotLeader(self.raft.leader_id))
         self._give_up_writers()
+        self._answer_transfer()
 
     def _persist(self, ready: Ready) -> None:
         hard_state = ready.hard_state
@@ -316,6 +359,28 @@ class Replica:
         if self._writers and not self._leads_term(next(iter(self._writers.values()))[0]):
             self._abandon_writers("leadership was lost before the write was committed")
 
+    def _transfer_leadership(self, request: TransferRequest, now: float) -> None:
+        try:
+            target = self.raft.transfer(request.target, now)
+        except core.NotLeader as error:
+            request.answer(NotLeader(error.leader_id))
+        except TransferRefused as error:
+            request.answer(NotTransferred(str(error), was_refused=True))
+        else:
+            self._transfer = TransferRequest(target, request.answer)
+
+    def _answer_transfer(self) -> None:
+        """Once it has ended, and somebody is known to lead."""
+        waiting, raft = self._transfer, self.raft
+        if waiting is None or not raft.leader_id or raft.is_handing_over:
+            return
+        self._transfer = None
+        if raft.leader_id != raft.me:
+            waiting.answer(Transferred(raft.leader_id))
+        else:
+            reason = f"node {waiting.target} has not taken over in time, node {raft.me} goes on leading"
+            waiting.answer(NotTransferred(reason, was_refused=False))
+
     def _leads_term(self, term: int) -> bool:
         return self.raft.leader_id == self.raft.me and self.raft.current_term == term
 
@@ -326,6 +391,9 @@ class Replica:
         readers, self._readers = self._readers, {}
         for query in readers.values():
             query.caller.answer(NotLeader(0))
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            transfer.answer(NotTransferred(reason, was_refused=False))
 
     def _abandon_writers(self, reason: str) -> None:
         writers, self._writers = self._writers, {}

@@ -1,8 +1,9 @@
 """gRPC's server, with a pool of threads for each kind of call, so that no kind can starve another: theory of operation.
 
-    peer      AppendEntries and its stream, RequestVote: a flood of clients must not delay a heartbeat, or there will be
-              an election
-    client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it
+    peer      AppendEntries and its stream, RequestVote, TimeoutNow: a flood of clients must not delay a heartbeat, or
+              there will be an election
+    client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it; and
+              TransferLeadership, which one thread may wait for
     stream    ServeClientStream: one thread each as long as it lasts
     aside     Status; and telling a client that there is no room for its call
 
@@ -198,9 +199,13 @@ class Server:
             "AppendEntriesStream": self._peer_stream(service),
             "InstallSnapshot": self._snapshot_stream(service),
             "RequestVote": self._handler(self._peer_pool, wire.RequestVoteRequest, service.request_vote),
+            "TimeoutNow": self._handler(self._peer_pool, wire.TimeoutNowRequest, service.timeout_now),
             "ServeClient": self._client_handler(service),
             "ServeClientStream": self._client_stream(service),
             "Status": self._handler(self._aside_pool, wire.StatusRequest, service.status),
+            "TransferLeadership": self._handler(
+                self._client_pool, wire.TransferLeadershipRequest, service.transfer_leadership
+            ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("RaftNode", methods),))
         self._server.start()

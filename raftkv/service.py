@@ -40,7 +40,20 @@ from raftkv.operations import (
 )
 from raftkv.raft.messages import AppendEntriesReply, Reply
 from raftkv.raft.types import EntryKind, Proposal
-from raftkv.replica import Applied, Input, NotLeader, Outcome, Query, Refused, Unknown, Write
+from raftkv.replica import (
+    Applied,
+    Input,
+    NotLeader,
+    NotTransferred,
+    Outcome,
+    Query,
+    Refused,
+    TransferOutcome,
+    Transferred,
+    TransferRequest,
+    Unknown,
+    Write,
+)
 from raftkv.replica import Status as ReplicaStatus
 from raftkv.snapshot_transfer import Offer, offer_from_wire
 from raftkv.transport import Membership
@@ -356,6 +369,11 @@ class Service:
         assert isinstance(reply, wire.RequestVoteReply)
         return reply
 
+    def timeout_now(self, request: wire.TimeoutNowRequest, context: grpc.ServicerContext) -> wire.TimeoutNowReply:
+        reply = self._answer_peer(request, transport.timeout_now_from_wire, request.leader_id, context)
+        assert isinstance(reply, wire.TimeoutNowReply)
+        return reply
+
     def begin_append(
         self,
         request: wire.AppendEntriesRequest,
@@ -482,6 +500,25 @@ class Service:
             snapshot_index=status.snapshot_index,
             state_bytes=counts.state_bytes,
             quota_bytes=counts.quota_bytes,
+        )
+
+    def transfer_leadership(
+        self, request: wire.TransferLeadershipRequest, context: grpc.ServicerContext
+    ) -> wire.TransferLeadershipReply:
+        """Have another member lead. Waits until it does; there is one such call at a time, or it is refused."""
+        remaining, longest = _remaining(context), self.limits.call_timeout
+        slot = Slot[TransferOutcome]()
+        self.host.bring(TransferRequest(request.target, slot.answer))
+        outcome = slot.wait(longest if remaining is None else min(remaining, longest))
+        if isinstance(outcome, NotTransferred):
+            code = grpc.StatusCode.FAILED_PRECONDITION if outcome.was_refused else grpc.StatusCode.ABORTED
+            raise Refusal(code, outcome.reason + ("; nothing has been done" if outcome.was_refused else ""))
+        if outcome is None:
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "no other leader is known yet")
+        leader_id = outcome.leader_id
+        address = self.host.membership.addresses.get(leader_id, "")
+        return wire.TransferLeadershipReply(
+            success=isinstance(outcome, Transferred), leader_id=leader_id, leader_address=address
         )
 
     # ---- the extended form -------------------------------------------------------------------------------------------

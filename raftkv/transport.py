@@ -27,8 +27,15 @@ from typing import Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
-from raftkv.raft.types import Entry, EntryKind, LogPosition
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
+)
+from raftkv.raft.types import Entry, EntryKind, Leadership, LogPosition
 from raftkv.streams import Stream
 from raftkv.wire import raft_pb2 as wire
 
@@ -40,14 +47,15 @@ CONFIGURATION_TEXT: Final = "CONFIGURATION"
 _NAMES: Final = {EntryKind.NO_OP: NO_OP_TEXT, EntryKind.CONFIGURATION: CONFIGURATION_TEXT, EntryKind.BATCH: ""}
 _KINDS: Final = {name: kind for kind, name in _NAMES.items()}
 
-Request = AppendEntries | RequestVote
-Reply = AppendEntriesReply | RequestVoteReply
-WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest
-WireReply = wire.AppendEntriesReply | wire.RequestVoteReply
+Request = AppendEntries | RequestVote | TimeoutNow
+Reply = AppendEntriesReply | RequestVoteReply | TimeoutNowReply
+WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest | wire.TimeoutNowRequest
+WireReply = wire.AppendEntriesReply | wire.RequestVoteReply | wire.TimeoutNowReply
 
 APPEND_ENTRIES: Final = "/RaftNode/AppendEntries"
 APPEND_ENTRIES_STREAM: Final = "/RaftNode/AppendEntriesStream"
 REQUEST_VOTE: Final = "/RaftNode/RequestVote"
+TIMEOUT_NOW: Final = "/RaftNode/TimeoutNow"
 
 
 class Malformed(ValueError):
@@ -94,6 +102,8 @@ def request_to_wire(request: Request, identity: wire.Identity) -> WireRequest:
             round=request.round,
             identity=identity,
         )
+    if isinstance(request, TimeoutNow):
+        return wire.TimeoutNowRequest(term=request.term, leader_id=request.sender, identity=identity)
     return wire.RequestVoteRequest(
         term=request.term,
         candidate_id=request.sender,
@@ -101,6 +111,8 @@ def request_to_wire(request: Request, identity: wire.Identity) -> WireRequest:
         last_log_term=request.last.term,
         pre_vote=request.pre_vote,
         identity=identity,
+        released_leader=request.released.leader if request.released else 0,
+        released_term=request.released.term if request.released else 0,
     )
 
 
@@ -137,7 +149,20 @@ def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int)
         raise Malformed("terms are counted from 1")
     if last.term > request.term:
         raise Malformed(f"a log that ends in term {last.term} can't belong to a candidate of term {request.term}")
-    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call)
+    released = None
+    if request.released_leader:
+        released = Leadership(request.released_leader, request.released_term)
+        if not 1 <= released.term < request.term or request.pre_vote:
+            raise Malformed(f"nobody stands in term {request.term} for a leader of term {released.term}")
+    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call, released)
+
+
+def timeout_now_from_wire(request: wire.TimeoutNowRequest, me: int, call: int) -> TimeoutNow:
+    """As `append_entries_from_wire`, for a leader that hands over."""
+    require_possible(request.term)
+    if request.term == 0:
+        raise Malformed("terms are counted from 1")
+    return TimeoutNow(request.leader_id, me, request.term, call)
 
 
 def require_possible(*numbers: int) -> None:
@@ -166,6 +191,8 @@ def reply_to_wire(reply: Reply) -> WireReply:
             rejected_index=reply.rejected_index,
             round=reply.round,
         )
+    if isinstance(reply, TimeoutNowReply):
+        return wire.TimeoutNowReply(term=reply.term, accepted=reply.accepted)
     return wire.RequestVoteReply(
         term=reply.term,
         vote_granted=reply.granted,
@@ -189,6 +216,8 @@ def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
             conflicting_term=reply.conflicting_term,
             conflicting_index=reply.conflicting_index,
         )
+    if isinstance(reply, wire.TimeoutNowReply):
+        return TimeoutNowReply(sender, me, reply.term, reply.accepted)
     return RequestVoteReply(sender, me, reply.term, reply.vote_granted, reply.pre_vote, reply.remaining_lease)
 
 
@@ -430,6 +459,9 @@ class PeerSender:
             )
             self._calls[RequestVote] = channel.unary_unary(
                 REQUEST_VOTE, wire.RequestVoteRequest.SerializeToString, wire.RequestVoteReply.FromString
+            )
+            self._calls[TimeoutNow] = channel.unary_unary(
+                TIMEOUT_NOW, wire.TimeoutNowRequest.SerializeToString, wire.TimeoutNowReply.FromString
             )
         return self._calls[kind]
 

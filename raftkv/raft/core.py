@@ -1,8 +1,8 @@
 """The Raft algorithm of one member: theory of operation.
 
-`Raft` is a state machine without surroundings. Inputs are `step(message)`, `tick()`, `propose()`, `read()` and
-`unreachable()`, each with the time at which it happens; the output is `ready()`, whose contract is in ready.py. One
-owner at a time, no threads, no clock, no input or output; randomness is handed in.
+`Raft` is a state machine without surroundings. Inputs are `step(message)`, `tick()`, `propose()`, `read()`,
+`transfer()` and `unreachable()`, each with the time at which it happens; the output is `ready()`, whose contract is in
+ready.py. One owner at a time, no threads, no clock, no input or output; randomness is handed in.
 
 How a message is treated (Raft paper, figure 2; numbers in the comments are its sections, "diss." the dissertation's):
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,17 +32,21 @@ from raftkv.raft.messages import (
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
 )
 from raftkv.raft.progress import Progress, State
-from raftkv.raft.quorum import is_majority, reached_by_majority
+from raftkv.raft.quorum import is_majority, majority, reached_by_majority
 from raftkv.raft.ready import Ready, ReadyRead
 from raftkv.raft.roles import Candidate, Follower, Leader, PreCandidate, Role, WaitingRead
+from raftkv.raft.transfer import Transfer, TransferRefused, choose_target
 from raftkv.raft.types import (
     ORIGIN,
     Configuration,
     Entry,
     EntryKind,
     HardState,
+    Leadership,
     LogPosition,
     Proposal,
     SnapshotMeta,
@@ -174,7 +178,14 @@ class Raft:
         deadline = role.heartbeat_due
         if role.serve_from > self._now:
             deadline = min(deadline, role.serve_from)
+        if role.transfer is not None:
+            deadline = min(deadline, role.transfer.give_up_at)
         return deadline
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether it leads, and a transfer is under way: proposals are refused."""
+        return isinstance(self.role, Leader) and self.role.transfer is not None
 
     # ---- inputs ------------------------------------------------------------------------------------------------------
 
@@ -197,9 +208,12 @@ class Raft:
             self._start_pre_vote()
 
     def propose(self, proposals: Sequence[Proposal], now: float) -> list[LogPosition]:
-        """Append entries to the leader's log; they go out with the next Ready. Raises NotLeader."""
+        """Append entries to the leader's log; they go out with the next Ready. Raises NotLeader; also while leadership
+        is being handed over, for the target could never catch up with a log that goes on growing (3.10)."""
         self._begin_input(now)
         leader = self._require_leader()
+        if leader.transfer is not None:
+            raise NotLeader(leader.transfer.target)
         time_ms = leader.log_time(self._now)
         first = self.log.last_index + 1
         entries = [Entry(first + i, self.current_term, p.kind, p.payload, time_ms) for i, p in enumerate(proposals)]
@@ -224,6 +238,8 @@ class Raft:
         self._begin_input(now)
         leader = self._require_leader()
         new = changed(self.configuration, change, self.log.last_index + 1)
+        if leader.transfer is not None:
+            raise ChangeRefused("leadership is being handed over", try_again=True)
         if self.is_changing:
             raise ChangeRefused("another change is not committed yet", try_again=True)
         if not self.is_serving:
@@ -237,6 +253,12 @@ class Raft:
         self._note(f"changes the configuration with entry {index}: {change}")
         self._adopt_configuration(leader)
         return entry.position
+
+    def transfer(self, target: int, now: float) -> int:
+        """Begin to hand leadership over to `target`, or to the most up-to-date voter if that is 0 (3.10): who it is.
+        Raises NotLeader, or TransferRefused with the reason. It has ended when `is_handing_over` says so."""
+        self._begin_input(now)
+        return self._begin_transfer(self._require_leader(), target)
 
     def unreachable(self, peer: int, now: float) -> None:
         """A call to the peer has failed: what was in flight may be lost."""
@@ -261,6 +283,7 @@ class Raft:
         )
         if isinstance(self.role, Leader):
             self._replicate(self.role)
+            self._go_on_with_transfer(self.role)
             ready.reads = self._release_reads(self.role, ready.applied_index(self.handed_out_index))
         # The one place that decides what waits for the disk: everything, but a leader's AppendEntries (diss. 10.2.1).
         # Their term is durable since before the election was won, and their entries count for the leader itself only
@@ -309,7 +332,7 @@ class Raft:
                 self._become_follower(message.term)
             return True
         if message.term > self.current_term:
-            if isinstance(message, RequestVote) and self._hears_a_leader():
+            if isinstance(message, RequestVote) and self._hears_a_leader() and not self._is_sent_by_leader(message):
                 # Leader stickiness (6, end; diss. 4.2.3): a member that was cut off must not depose a working leader.
                 self._refuse_vote(message)
                 return False
@@ -323,6 +346,8 @@ class Raft:
                 self._refuse_vote(message)
             elif isinstance(message, InstallSnapshot):
                 self._send(self._install_reply(message, success=False))
+            elif isinstance(message, TimeoutNow):
+                self._answer_timeout_now(message, accepted=False)
             return False  # an answer to what we asked in an earlier term has no meaning any more
         return True
 
@@ -366,14 +391,17 @@ class Raft:
     def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
         if not is_majority(self.configuration.voters, pre_candidate.granted_by):
             return
-        self._hard_state = replace(self._hard_state, term=self.current_term + 1, voted_for=self.me)
-        self.role = Candidate(self._draw_election_deadline())
-        self._note(f"stands for election in term {self.current_term}")
-        self._ask_for_votes(self.current_term, pre_vote=False)
+        self._start_election()
 
-    def _ask_for_votes(self, term: int, pre_vote: bool) -> None:
+    def _start_election(self, released: Leadership | None = None) -> None:
+        self._hard_state = replace(self._hard_state, term=self.current_term + 1, voted_for=self.me)
+        self.role = Candidate(self._draw_election_deadline(), released=released)
+        self._note(f"stands for election in term {self.current_term}")
+        self._ask_for_votes(self.current_term, pre_vote=False, released=released)
+
+    def _ask_for_votes(self, term: int, pre_vote: bool, released: Leadership | None = None) -> None:
         for voter in sorted(self.configuration.voters - {self.me}):
-            self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote))
+            self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote, released=released))
 
     def _handle_request_vote(self, request: RequestVote) -> None:
         up_to_date = request.last >= self.log.last
@@ -396,6 +424,10 @@ class Raft:
             return not self._has_lost_majority(self.role)
         return isinstance(self.role, Follower) and self._now - self.role.leader_heard_at < self.config.election_timeout
 
+    def _is_sent_by_leader(self, request: RequestVote) -> bool:
+        """Whether the very leader that this member follows, in this very term, has asked for the election (3.10)."""
+        return request.released == Leadership(self.leader_id, self.current_term)
+
     def _handle_vote_reply(self, reply: RequestVoteReply) -> None:
         role = self.role
         if not reply.granted:
@@ -404,9 +436,13 @@ class Raft:
             if isinstance(role, PreCandidate) and reply.term == self.current_term + 1:
                 role.granted_by.add(reply.sender)
                 self._start_election_if_welcome(role)
-        elif isinstance(role, Candidate):
-            role.serve_from = max(role.serve_from, self._now + reply.remaining_lease_ms / 1000)
-            self._count_vote(role, reply.sender)
+        elif isinstance(role, Candidate | Leader):
+            role.promised_until.setdefault(reply.sender, self._now + reply.remaining_lease_ms / 1000)
+            if isinstance(role, Candidate):
+                self._count_vote(role, reply.sender)
+            elif self._now < role.serve_from:
+                role.serve_from = min(role.serve_from, self._end_of_promises(role.promised_until))
+                self._commit_by_majority(role)
 
     def _count_vote(self, candidate: Candidate, voter: int) -> None:
         candidate.granted_by.add(voter)
@@ -417,13 +453,15 @@ class Raft:
     def _become_leader(self, candidate: Candidate) -> None:
         last = self.log.last_index
         log_time_ms = self.log.last_time_ms
-        serve_from = max(candidate.serve_from, self._promises.until())
+        promised_until = {**candidate.promised_until, self.me: self._promises.until(candidate.released)}
+        serve_from = self._end_of_promises(promised_until)
         self.role = leader = Leader(
             progress={peer: Progress(next_index=last + 1) for peer in self.configuration.members - {self.me}},
             rounds=Rounds(self.me, self._now),
             heartbeat_due=self._now + self.config.heartbeat_interval,
             term_start_index=last + 1,
             serve_from=serve_from,
+            promised_until=promised_until,
             elected_at=self._now,
             log_time_ms=log_time_ms,
         )
@@ -435,6 +473,56 @@ class Raft:
         if serve_from > self._now:
             wait = serve_from - self._now
             self._note(f"waits {wait:.3f} s for an earlier leader's lease to run out before it commits or serves")
+
+    def _end_of_promises(self, promised_until: Mapping[int, float]) -> float:
+        """When all that some majority of the voters has promised to earlier leaders will have run out. A lease rests on
+        a majority, and any two share a voter; so no lease is left then."""
+        voters = self.configuration.voters
+        ends = sorted(until for voter, until in promised_until.items() if voter in voters)
+        return ends[majority(voters) - 1]
+
+    # ---- handing over (diss. 3.10; transfer.py) ----------------------------------------------------------------------
+
+    def _begin_transfer(self, leader: Leader, target: int) -> int:
+        if leader.transfer is not None:
+            raise TransferRefused(f"leadership is being handed over to node {leader.transfer.target} already")
+        if not self.is_serving:
+            waits = self._now < leader.serve_from
+            raise TransferRefused(
+                "it still waits for an earlier leader's lease to run out" if waits else "it has only just been elected"
+            )
+        patience = self.config.election_timeout
+        since, voters = self._now - patience, self.configuration.voters
+        target = choose_target(target, self.me, voters, leader.progress, leader.rounds, since)
+        leader.transfer = Transfer(target, give_up_at=self._now + patience)
+        self._note(f"hands leadership of term {self.current_term} over to node {target}")
+        return target
+
+    def _go_on_with_transfer(self, leader: Leader) -> None:
+        """Tell the target as soon as its log is equal to the leader's. Also, so that no client is left in doubt, not
+        before everything is committed."""
+        transfer, last = leader.transfer, self.log.last_index
+        if transfer is None or transfer.is_told or transfer.target not in leader.progress:
+            return
+        if leader.progress[transfer.target].match_index == last == self.committed_index:
+            # First of all the lease, as in _leave_leadership; and for good, for the message may arrive at any time.
+            self.lease = None
+            leader.has_let_go = transfer.is_told = True
+            self._send(TimeoutNow(self.me, transfer.target, self.current_term))
+
+    def _handle_timeout_now(self, request: TimeoutNow) -> None:
+        follows = isinstance(self.role, Follower) and self.role.leader_id == request.sender
+        accepted = follows and self.me in self.configuration.voters
+        if accepted:
+            self._note(f"is to take over from node {request.sender}, the leader of term {request.term}")
+            self._start_election(released=Leadership(request.sender, request.term))
+        self._answer_timeout_now(request, accepted)
+
+    def _handle_timeout_now_reply(self, reply: TimeoutNowReply) -> None:
+        """Nothing to do: if the target stands, its term has ended ours; if not, it is asked again."""
+
+    def _answer_timeout_now(self, request: TimeoutNow, accepted: bool) -> None:
+        self._send(TimeoutNowReply(self.me, request.sender, self.current_term, accepted, request.call))
 
     # ---- replication, as the follower (5.3) --------------------------------------------------------------------------
 
@@ -507,12 +595,25 @@ class Raft:
                 self.current_term, f"no majority has answered for {self.config.election_timeout} s (CheckQuorum)"
             )
             return
+        if leader.transfer is not None and self._now >= leader.transfer.give_up_at:
+            self._note(f"goes on leading: node {leader.transfer.target} has not taken over")
+            leader.transfer = None
+        if self._now >= leader.heartbeat_due + self.config.election_timeout - self.config.heartbeat_interval:
+            self._make_room(leader)
         if self._now >= leader.heartbeat_due:
             for progress in leader.progress.values():
                 if progress.is_overdue(self._now, self.config.append_timeout):
                     progress.probe(progress.match_index + 1)
             self._begin_round(leader)
         self._commit_by_majority(leader)  # a wait for an earlier lease may have ended
+
+    def _make_room(self, leader: Leader) -> None:
+        """Nobody has heard anything of this leader for an election timeout, since it was kept from its turn for so
+        long, most likely by its disk (hazard 17). If it leads all the same, somebody else had better."""
+        if leader.transfer is None:
+            self._note(f"could not send a heartbeat for {self.config.election_timeout} s: is the disk too slow?")
+            with suppress(TransferRefused):
+                self._begin_transfer(leader, 0)
 
     def _has_lost_majority(self, leader: Leader) -> bool:
         voters = self.configuration.voters
@@ -529,6 +630,8 @@ class Raft:
                 # What has been compacted has no term to compare any more. The beginning matches in every log.
                 known = progress.state is not State.SNAPSHOT and prev >= self.log.previous.index
                 self._send_append(leader, peer, prev if known else ORIGIN.index, [])
+        if leader.transfer is not None and leader.transfer.is_told:
+            self._send(TimeoutNow(self.me, leader.transfer.target, self.current_term))  # the first may have got lost
         self._renew_lease(leader)
 
     def _replicate(self, leader: Leader) -> None:
@@ -670,6 +773,8 @@ class Raft:
 
     def _renew_lease(self, leader: Leader) -> None:
         voters = self.configuration.voters
+        if leader.has_let_go:
+            return
         if self.config.lease_duration and self.is_serving and leader.rounds.by_majority(voters):
             length = self.config.lease_duration_ms / 1000 * (1 - self.config.clock_drift)
             until = leader.rounds.majority_heard_at(voters) + length
@@ -734,7 +839,7 @@ class Raft:
         return InstallSnapshotReply(self.me, request.sender, self.current_term, success, match_index, request.call)
 
     def _vote_reply(self, request: RequestVote, granted: bool, term: int) -> RequestVoteReply:
-        remaining_ms = self._promises.remaining_ms(self._now)
+        remaining_ms = self._promises.remaining_ms(self._now, request.released)
         return RequestVoteReply(self.me, request.sender, term, granted, request.pre_vote, remaining_ms, request.call)
 
     def _refuse_vote(self, request: RequestVote) -> None:
@@ -754,4 +859,6 @@ _HANDLERS: dict[type[Message], Callable[[Raft, Any], None]] = {
     RequestVoteReply: Raft._handle_vote_reply,
     InstallSnapshot: Raft._handle_install_snapshot,
     InstallSnapshotReply: Raft._handle_install_reply,
+    TimeoutNow: Raft._handle_timeout_now,
+    TimeoutNowReply: Raft._handle_timeout_now_reply,
 }

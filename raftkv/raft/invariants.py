@@ -80,6 +80,7 @@ def check_state(raft: Raft) -> None:
     if raft.lease is not None:
         _require(isinstance(role, Leader), "only a leader holds a lease")
         _require(raft.lease.term == raft.current_term, f"the lease is of term {raft.lease.term}, not the current one")
+        _require(isinstance(role, Leader) and not role.has_let_go, "who hands over has no lease in its term any more")
         _require(raft.is_serving, "a lease needs a committed entry of the leader's own term")
 
 

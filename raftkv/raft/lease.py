@@ -20,6 +20,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from raftkv.raft.quorum import majority, reached_by_majority
+from raftkv.raft.types import Leadership
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +39,24 @@ class Promises:
 
     def __init__(self, clock_drift: float) -> None:
         self._clock_drift = clock_drift
-        self._until: dict[tuple[int, int], float] = {}
-        """(leader, its term) -> end of the promise. By leader, since a transfer will release exactly one."""
+        self._until: dict[Leadership, float] = {}
+        """To whom -> end of the promise. By leader and term, since a transfer releases exactly one."""
 
     def promise(self, leader: int, term: int, duration_ms: int, now: float) -> None:
         """Promise `duration_ms` from now. A promise only ever grows (hazard 59)."""
         self._until = {whom: until for whom, until in self._until.items() if until > now}
-        until = now + duration_ms / 1000 * (1 + self._clock_drift)
-        self._until[leader, term] = max(until, self._until.get((leader, term), until))
+        whom, until = Leadership(leader, term), now + duration_ms / 1000 * (1 + self._clock_drift)
+        self._until[whom] = max(until, self._until.get(whom, until))
 
-    def until(self) -> float:
-        """When the last promise ends; -inf if there is none."""
-        return max(self._until.values(), default=-math.inf)
+    def until(self, released: Leadership | None = None) -> float:
+        """When the last promise ends, leaving out the one to `released`, which has no use for it any more (hazard 40);
+        -inf if there is none."""
+        return max((until for whom, until in self._until.items() if whom != released), default=-math.inf)
 
-    def remaining_ms(self, now: float) -> int:
-        """What remains of the longest promise, milliseconds, rounded up."""
-        return max(0, math.ceil((self.until() - now) * 1000)) if self._until else 0
+    def remaining_ms(self, now: float, released: Leadership | None = None) -> int:
+        """What remains of the longest promise, but for the one to `released`; milliseconds, rounded up."""
+        until = self.until(released)
+        return max(0, math.ceil((until - now) * 1000)) if until > now else 0
 
 
 class Rounds:
@@ -98,6 +101,10 @@ class Rounds:
         """
         answered = (now if voter == self._me else self._answered_at.get(voter, self._since) for voter in voters)
         return sorted(answered, reverse=True)[majority(voters) - 1]
+
+    def has_answered_since(self, voter: int, since: float) -> bool:
+        """Whether the voter has acknowledged a new round since then."""
+        return self._answered_at.get(voter, -math.inf) >= since
 
     def majority_heard_at(self, voters: Collection[int]) -> float:
         """When the last round that a majority has acknowledged began. Before any was: when the term did.

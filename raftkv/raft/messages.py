@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raftkv.raft.types import Entry, LogPosition, SnapshotMeta
+from raftkv.raft.types import Entry, Leadership, LogPosition, SnapshotMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class RequestVote:
     last: LogPosition
     pre_vote: bool = False
     call: int = 0
+    released: Leadership | None = None
+    """A leader that has handed over to the sender, and the term in which it will never hold a lease again (3.10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,27 @@ class InstallSnapshotReply:
     call: int = 0
 
 
-Request = AppendEntries | RequestVote | InstallSnapshot
-Reply = AppendEntriesReply | RequestVoteReply | InstallSnapshotReply
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """A leader hands over: stand for election at once (dissertation, 3.10). `sender` has no lease in `term` any more,
+    and never will."""
+
+    sender: int
+    recipient: int
+    term: int
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNowReply:
+    sender: int
+    recipient: int
+    term: int
+    """The sender's term: the one in which it stands, if it does."""
+    accepted: bool
+    call: int = 0
+
+
+Request = AppendEntries | RequestVote | InstallSnapshot | TimeoutNow
+Reply = AppendEntriesReply | RequestVoteReply | InstallSnapshotReply | TimeoutNowReply
 Message = Request | Reply

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.lease import Rounds
 from raftkv.raft.progress import Progress
-from raftkv.raft.types import Configuration
+from raftkv.raft.transfer import Transfer
+from raftkv.raft.types import Configuration, Leadership
 
 
 @dataclass(slots=True)
@@ -39,8 +40,10 @@ class Candidate:
     granted_by: set[int] = field(default_factory=set)
     """Voters, not a number of votes: a reply that is delivered twice elects nobody. Holds the candidate itself only
     once its own vote is durable."""
-    serve_from: float = -math.inf
-    """When the longest lease that any of the voters has promised to an earlier leader will have run out."""
+    promised_until: dict[int, float] = field(default_factory=dict)
+    """Voter -> when the longest lease that it has promised to an earlier leader will have run out."""
+    released: Leadership | None = None
+    """Who has handed over to it, if that is why it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Leader:
     """The index of its NO-OP: committed, everything before it is (5.4.2, section 8)."""
     serve_from: float
     """Before this moment it neither commits, acknowledges nor serves: an earlier leader may still hold a lease."""
+    promised_until: dict[int, float]
+    """As a candidate's. A vote that comes late may shorten the wait: any majority of the voters will do."""
     elected_at: float
     log_time_ms: int
     """Log time when it was elected."""
@@ -69,6 +74,9 @@ class Leader:
     """In order of arrival."""
     wanted_round: int = 0
     """The highest round that any read has ever needed."""
+    transfer: Transfer | None = None
+    has_let_go: bool = False
+    """It has told somebody to take over, and holds no lease in this term any more: for good (hazard 40)."""
     catching_up: dict[int, CatchingUp] = field(default_factory=dict)
     """Of each learner."""
     leaving: dict[int, float] = field(default_factory=dict)

@@ -88,6 +88,14 @@ class SnapshotMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class Leadership:
+    """A leader in one of its terms: whom a promise is given to, and what a transfer lets go of."""
+
+    leader: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """Who belongs to the cluster. Learners receive the log and count for nothing."""
 

@@ -72,20 +72,24 @@ class AppendEntriesReply(_message.Message):
     def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
 
 class RequestVoteRequest(_message.Message):
-    __slots__ = ("term", "candidate_id", "last_log_index", "last_log_term", "pre_vote", "identity")
+    __slots__ = ("term", "candidate_id", "last_log_index", "last_log_term", "pre_vote", "identity", "released_leader", "released_term")
     TERM_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_ID_FIELD_NUMBER: _ClassVar[int]
     LAST_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     LAST_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_LEADER_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_TERM_FIELD_NUMBER: _ClassVar[int]
     term: int
     candidate_id: int
     last_log_index: int
     last_log_term: int
     pre_vote: bool
     identity: Identity
-    def __init__(self, term: _Optional[int] = ..., candidate_id: _Optional[int] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., pre_vote: bool = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+    released_leader: int
+    released_term: int
+    def __init__(self, term: _Optional[int] = ..., candidate_id: _Optional[int] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., pre_vote: bool = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., released_leader: _Optional[int] = ..., released_term: _Optional[int] = ...) -> None: ...
 
 class RequestVoteReply(_message.Message):
     __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote")
@@ -262,3 +266,37 @@ class InstallSnapshotReply(_message.Message):
     done: bool
     incarnation: bytes
     def __init__(self, term: _Optional[int] = ..., success: bool = ..., match_index: _Optional[int] = ..., next_offset: _Optional[int] = ..., done: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+
+class TimeoutNowRequest(_message.Message):
+    __slots__ = ("term", "leader_id", "identity")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    leader_id: int
+    identity: Identity
+    def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
+
+class TimeoutNowReply(_message.Message):
+    __slots__ = ("term", "accepted")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    accepted: bool
+    def __init__(self, term: _Optional[int] = ..., accepted: bool = ...) -> None: ...
+
+class TransferLeadershipRequest(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    def __init__(self, target: _Optional[int] = ...) -> None: ...
+
+class TransferLeadershipReply(_message.Message):
+    __slots__ = ("success", "leader_id", "leader_address")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    leader_id: int
+    leader_address: str
+    def __init__(self, success: bool = ..., leader_id: _Optional[int] = ..., leader_address: _Optional[str] = ...) -> None: ...

@@ -74,6 +74,16 @@ class RaftNodeStub(object):
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
                 response_deserializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.FromString,
                 _registered_method=True)
+        self.TimeoutNow = channel.unary_unary(
+                '/RaftNode/TimeoutNow',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.TimeoutNowReply.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/RaftNode/TransferLeadership',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.FromString,
+                _registered_method=True)
 
 
 class RaftNodeServicer(object):
@@ -129,6 +139,21 @@ class RaftNodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TimeoutNow(self, request, context):
+        """Between members: a leader hands over to the recipient, which is to stand for election at once (dissertation, 3.10).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
+        ABORTED: it has not taken over in time, and the leader goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftNodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -166,6 +191,16 @@ def add_RaftNodeServicer_to_server(servicer, server):
                     servicer.InstallSnapshot,
                     request_deserializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.FromString,
                     response_serializer=raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.SerializeToString,
+            ),
+            'TimeoutNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.TimeoutNow,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.TimeoutNowRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.TimeoutNowReply.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +392,60 @@ class RaftNode(object):
             '/RaftNode/InstallSnapshot',
             raftkv_dot_wire_dot_raft__pb2.InstallSnapshotRequest.SerializeToString,
             raftkv_dot_wire_dot_raft__pb2.InstallSnapshotReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TimeoutNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/RaftNode/TimeoutNow',
+            raftkv_dot_wire_dot_raft__pb2.TimeoutNowRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.TimeoutNowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/RaftNode/TransferLeadership',
+            raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,20 @@ class RaftNodeStub:
     ]
     """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
 
+    TimeoutNow: grpc.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.TimeoutNowRequest,
+        raftkv.wire.raft_pb2.TimeoutNowReply,
+    ]
+    """Between members: a leader hands over to the recipient, which is to stand for election at once (dissertation, 3.10)."""
+
+    TransferLeadership: grpc.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.TransferLeadershipRequest,
+        raftkv.wire.raft_pb2.TransferLeadershipReply,
+    ]
+    """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
+    ABORTED: it has not taken over in time, and the leader goes on.
+    """
+
 class RaftNodeAsyncStub:
     AppendEntries: grpc.aio.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.AppendEntriesRequest,
@@ -111,6 +125,20 @@ class RaftNodeAsyncStub:
         raftkv.wire.raft_pb2.InstallSnapshotReply,
     ]
     """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
+
+    TimeoutNow: grpc.aio.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.TimeoutNowRequest,
+        raftkv.wire.raft_pb2.TimeoutNowReply,
+    ]
+    """Between members: a leader hands over to the recipient, which is to stand for election at once (dissertation, 3.10)."""
+
+    TransferLeadership: grpc.aio.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.TransferLeadershipRequest,
+        raftkv.wire.raft_pb2.TransferLeadershipReply,
+    ]
+    """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
+    ABORTED: it has not taken over in time, and the leader goes on.
+    """
 
 class RaftNodeServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -170,5 +198,23 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.InstallSnapshotReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.InstallSnapshotReply]]:
         """A leader's snapshot for a follower that lacks what the leader has compacted (Raft paper, section 7), in chunks."""
+
+    @abc.abstractmethod
+    def TimeoutNow(
+        self,
+        request: raftkv.wire.raft_pb2.TimeoutNowRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[raftkv.wire.raft_pb2.TimeoutNowReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.TimeoutNowReply]]:
+        """Between members: a leader hands over to the recipient, which is to stand for election at once (dissertation, 3.10)."""
+
+    @abc.abstractmethod
+    def TransferLeadership(
+        self,
+        request: raftkv.wire.raft_pb2.TransferLeadershipRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[raftkv.wire.raft_pb2.TransferLeadershipReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.TransferLeadershipReply]]:
+        """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
+        ABORTED: it has not taken over in time, and the leader goes on.
+        """
 
 def add_RaftNodeServicer_to_server(servicer: RaftNodeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

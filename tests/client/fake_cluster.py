@@ -33,7 +33,15 @@ from raftkv.client_stream import _results, _values, _without
 from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import Batch, SizeLimits, decode_batch, find_refused
 from raftkv.raft.types import EntryKind
-from raftkv.wire.raft_pb2 import ClientReply, ClientRequest, Member, StatusReply, StatusRequest
+from raftkv.wire.raft_pb2 import (
+    ClientReply,
+    ClientRequest,
+    Member,
+    StatusReply,
+    StatusRequest,
+    TransferLeadershipReply,
+    TransferLeadershipRequest,
+)
 from raftkv.wire.raft_pb2_grpc import RaftNodeServicer, add_RaftNodeServicer_to_server
 from tests.kv.driving import SETTINGS, Driver
 from tests.support.processes import free_port
@@ -115,7 +123,7 @@ class FakeMember(RaftNodeServicer):
     def AppendEntriesStream(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = ServeClient = AppendEntries
+    RequestVote = TimeoutNow = ServeClient = AppendEntries
 
     def InstallSnapshot(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
@@ -152,6 +160,11 @@ class FakeMember(RaftNodeServicer):
         stream.is_broken = stream.is_broken or bool(request.batch and reply is not None and reply.code)
         return reply
 
+    def TransferLeadership(  # noqa: N802
+        self, request: TransferLeadershipRequest, context: Context
+    ) -> TransferLeadershipReply:
+        return self.cluster.transfer(self, request.target, context)
+
     def Status(self, request: StatusRequest, context: Context) -> StatusReply:  # noqa: N802
         self.resumed.wait()
         self.status_calls += 1
@@ -187,6 +200,12 @@ class FakeCluster:
         """This member says that it leads in term 1, whatever the others say."""
         self.stranger = 0
         """This member says that it is of another cluster."""
+        self.transfers: list[int] = []
+        """The targets that the leader has been asked to hand over to."""
+        self.transfer_script: list[tuple[grpc.StatusCode, str]] = []
+        """How such calls fail."""
+        self.transfers_in_spite = False
+        """Those that fail are carried out."""
         self.arrived: list[Arrived] = []
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
@@ -223,6 +242,18 @@ class FakeCluster:
         with self.lock:
             self.leader_id = member_id
             self.term += bool(member_id)
+
+    def transfer(self, member: FakeMember, target: int, context: Context) -> TransferLeadershipReply:
+        if member.id != self.leader_id:
+            return TransferLeadershipReply(success=False, leader_id=self.leader_id)
+        self.transfers.append(target)
+        target = target or member.id % self.size + 1
+        failure = self.transfer_script.pop(0) if self.transfer_script else None
+        if failure is None or self.transfers_in_spite:
+            self.elect(target)
+        if failure is not None:
+            context.abort(*failure)
+        return TransferLeadershipReply(success=True, leader_id=target)
 
     def next_calls(self, *steps: Step) -> None:
         self._script.extend(steps)

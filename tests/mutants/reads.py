@@ -151,7 +151,7 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._become_leader",
-                "serve_from = max(candidate.serve_from, self._promises.until())",
+                "serve_from = self._end_of_promises(promised_until)",
                 "serve_from = self._now",
             ),
         ),
@@ -165,8 +165,8 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._become_leader",
-                "max(candidate.serve_from, self._promises.until())",
-                "candidate.serve_from",
+                "self.me: self._promises.until(candidate.released)",
+                "self.me: self._now",
             ),
         ),
         _RULES,
@@ -177,9 +177,9 @@ READS = [
         (
             Patch(
                 _CORE,
-                "Raft._handle_vote_reply",
-                "role.serve_from = max(role.serve_from, self._now + reply.remaining_lease_ms / 1000)",
-                "role.serve_from = self._now + reply.remaining_lease_ms / 1000",
+                "Raft._end_of_promises",
+                "ends[majority(voters) - 1]",
+                "ends[0]",
             ),
         ),
         _RULES,
@@ -198,7 +198,7 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._vote_reply",
-                "remaining_ms = self._promises.remaining_ms(self._now)",
+                "remaining_ms = self._promises.remaining_ms(self._now, request.released)",
                 "remaining_ms = 0",
             ),
         ),
@@ -233,7 +233,7 @@ READS = [
     Mutant(
         "a later promise shortens an earlier one",
         (59,),
-        (Patch(_LEASE, "Promises.promise", "max(until, self._until.get((leader, term), until))", "until"),),
+        (Patch(_LEASE, "Promises.promise", "max(until, self._until.get(whom, until))", "until"),),
         ("tests/raft/test_lease.py",),
     ),
     Mutant(

@@ -35,7 +35,7 @@ SLIPS = [
     ),
     _slip(
         "a member votes for itself again in the same term",
-        *(_CORE, "Raft._start_election_if_welcome", "term=self.current_term + 1, voted_for", "voted_for"),
+        *(_CORE, "Raft._start_election", "term=self.current_term + 1, voted_for", "voted_for"),
         "tests/raft/test_paper_5_2.py",
     ),
     _slip(

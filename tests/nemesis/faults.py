@@ -131,6 +131,16 @@ def restart_one_after_the_other(arena: Arena) -> Script:
         yield from _until_ready(node)
 
 
+def hand_leadership_over(arena: Arena) -> Script:
+    """To anybody, or to somebody in particular, who may be down or cut off; some times in a row."""
+    for _ in range(arena.rng.randint(1, 4)):
+        target = arena.rng.choice([0, *(node.id for node in arena.nodes)])
+        call = arena.cluster.caller(arena.target().address).begin_transfer(target, timeout=3.0)
+        while not call.done():
+            yield 0.02
+        yield arena.hold(0.0, 1.0)
+
+
 # ---- disks -----------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +332,7 @@ _PROCESS_FAULTS: Final[list[Fault]] = [
     pause_the_leader,
     pause_a_majority,
     restart_one_after_the_other,
+    hand_leadership_over,
     exhaust_descriptors,
 ]
 _STRACE_FAULTS: Final[list[Fault]] = [fail_a_sync, stall_the_disk_of_the_leader, slow_down_disks]

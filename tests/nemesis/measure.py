@@ -1,10 +1,12 @@
 """How long a failover takes, and whether load alone causes elections: measurements of real processes on this machine.
 
-    python -m tests.nemesis.measure failover [--kills 20]      kill -9 of the leader, time to the next acknowledged
-    write python -m tests.nemesis.measure load [--minutes 10]        as many writes as go through, and nothing else
+    python -m tests.nemesis.measure failover [--kills 20]      kill -9 of the leader, time to the next write
+    python -m tests.nemesis.measure rolling [--rounds 10]      restarts of all nodes in turn, while clients write
+    python -m tests.nemesis.measure load [--minutes 10]        as many writes as go through, and nothing else
 
 Default configuration, 5 nodes. Each prints its figures, and exits 0 only if they are as good as promised: a median of
-less than a second and never more than three; no election.
+less than a second and never more than three; no failed call and never 200 ms without an acknowledged write; no
+election.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from pathlib import Path
 from typing import Final
 
 from raftkv import Client, Error
-from tests.support.processes import ROOT, Cluster
+from tests.support.processes import ROOT, Cluster, Finished, Node
+from tests.support.rolling import Writers, restart_each
 
 MEDIAN_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 3.0
+LONGEST_GAP_SECONDS: Final = 0.2
 
 _LOAD_THREADS: Final = 16
 """In each process that makes load."""
@@ -60,6 +64,45 @@ def failover(kills: int, nodes: int) -> bool:
     median, longest = statistics.median(measured), max(measured)
     print(f"{kills} kills of the leader of {nodes} nodes: median {median:.2f} s, longest {longest:.2f} s")
     return median < MEDIAN_SECONDS and longest <= LONGEST_SECONDS
+
+
+# ---- rolling restarts ------------------------------------------------------------------------------------------------
+
+
+def rolling(rounds: int, nodes: int) -> bool:
+    """Whether clients notice as little of rolling restarts as promised."""
+    gaps, failed, hand_overs, restarts = [], 0, 0, 0
+
+    def stopped(node: Node, finished: Finished) -> None:
+        nonlocal hand_overs, restarts
+        restarts += 1
+        hand_overs += "has handed over to" in finished.stderr
+
+    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), nodes) as cluster:
+        cluster.start()
+        cluster.leader()
+        for i in range(rounds):
+            with Writers(cluster.addresses) as noticed:
+                began = time.monotonic()
+                restart_each(cluster, stopped)
+                ended = time.monotonic()
+            gap, at = noticed.longest_gap(began, ended)
+            gaps.append(gap)
+            failed += len(noticed.failed)
+            written = len(noticed.acknowledged_at)
+            print(
+                f"round {i + 1:2}: {ended - began:.1f} s, {written} writes, {len(noticed.failed)} failed, longest gap "
+                f"{1000 * gap:.0f} ms, {at - began:.1f} s after the start",
+                flush=True,
+            )
+            for error in noticed.failed:
+                print(error)
+    median, longest = statistics.median(gaps), max(gaps)
+    print(
+        f"{restarts} restarts of {nodes} nodes, {hand_overs} of them of the leader: {failed} calls failed; longest gap "
+        f"of a round {1000 * median:.0f} ms in the median, {1000 * longest:.0f} ms at most"
+    )
+    return not failed and longest <= LONGEST_GAP_SECONDS
 
 
 # ---- load ------------------------------------------------------------------------------------------------------------
@@ -125,8 +168,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     failovers = commands.add_parser("failover")
     failovers.add_argument("--kills", type=int, default=20)
+    rolled = commands.add_parser("rolling")
+    rolled.add_argument("--rounds", type=int, default=10)
     loaded = commands.add_parser("load")
-    for command in (failovers, loaded):
+    for command in (failovers, rolled, loaded):
         command.add_argument("--nodes", type=int, default=5)
     writer = commands.add_parser("writer")
     for command in (loaded, writer):
@@ -138,6 +183,8 @@ def main() -> int:
         return 0
     if arguments.command == "failover":
         return 0 if failover(arguments.kills, arguments.nodes) else 1
+    if arguments.command == "rolling":
+        return 0 if rolling(arguments.rounds, arguments.nodes) else 1
     return 0 if load(arguments.minutes, arguments.nodes) else 1
 
 

@@ -19,6 +19,7 @@ from raftkv.raft.messages import (
     InstallSnapshotReply,
     RequestVote,
     RequestVoteReply,
+    TimeoutNowReply,
 )
 from raftkv.raft.types import Entry
 from raftkv.replica import Applied, Input, NotLeader, Query, Served, SnapshotReceived, Status, Write
@@ -26,7 +27,7 @@ from raftkv.server import Server, ServerLimits
 from raftkv.service import Counts, Service, ServiceLimits
 from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_transfer import Staging
-from raftkv.transport import Membership
+from raftkv.transport import Membership, Request
 from raftkv.wire import raft_pb2 as wire
 from tests.support.processes import free_port
 
@@ -66,7 +67,7 @@ class FakeHost:
             item.caller.answer(Applied(self.apply(item)) if item.caller.is_wanted() else NotLeader(1))
         elif isinstance(item, Query):
             item.caller.answer(Served(item.read(self.machine)))
-        elif isinstance(item, AppendEntries | RequestVote | InstallSnapshot):
+        elif isinstance(item, Request | InstallSnapshot):
             self.reply(item)
         elif isinstance(item, SnapshotReceived):
             self.reply(item.message)
@@ -75,13 +76,15 @@ class FakeHost:
         proposal = write.proposal
         return self.machine.apply(Entry(self.machine.applied_index + 1, 1, proposal.kind, proposal.payload))
 
-    def reply(self, message: AppendEntries | RequestVote | InstallSnapshot) -> None:
+    def reply(self, message: Request | InstallSnapshot) -> None:
         assert self.service is not None
         if isinstance(message, InstallSnapshot):
             success, last = message.term >= self.term, message.snapshot.last.index
             self.service.deliver(InstallSnapshotReply(1, message.sender, self.term, success, last, message.call))
         elif isinstance(message, AppendEntries):
             self.service.deliver(AppendEntriesReply(1, message.sender, 1, True, message.round, call=message.call))
+        elif not isinstance(message, RequestVote):
+            self.service.deliver(TimeoutNowReply(1, message.sender, 2, True, message.call))
         else:
             self.service.deliver(RequestVoteReply(1, message.sender, 1, True, call=message.call))
 

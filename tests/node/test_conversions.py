@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
-from raftkv.raft.types import ORIGIN, Entry, EntryKind, LogPosition
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
+)
+from raftkv.raft.types import ORIGIN, Entry, EntryKind, Leadership, LogPosition
 from raftkv.transport import (
     MAX_LEASE_MS,
     Malformed,
@@ -20,6 +27,7 @@ from raftkv.transport import (
     reply_to_wire,
     request_to_wire,
     request_vote_from_wire,
+    timeout_now_from_wire,
 )
 from raftkv.wire import raft_pb2 as wire
 
@@ -63,6 +71,45 @@ def test_request_vote_survives_the_wire(term: int, index: int, pre_vote: bool) -
     message = RequestVote(3, 1, term, LogPosition(term, index) if index else ORIGIN, pre_vote, call=9)
     data = request_to_wire(message, wire.Identity()).SerializeToString()
     assert request_vote_from_wire(wire.RequestVoteRequest.FromString(data), 1, call=9) == message
+
+
+@given(st.integers(2, 2**62), st.integers(1, 2**40), st.integers(1, 2**62))
+def test_who_has_let_go_survives_the_wire(term: int, leader: int, released_term: int) -> None:
+    released = Leadership(leader, min(released_term, term - 1))
+    message = RequestVote(3, 1, term, ORIGIN, call=9, released=released)
+    data = request_to_wire(message, wire.Identity()).SerializeToString()
+    assert request_vote_from_wire(wire.RequestVoteRequest.FromString(data), 1, call=9) == message
+
+
+@given(st.integers(1, 2**62))
+def test_timeout_now_survives_the_wire(term: int) -> None:
+    message = TimeoutNow(3, 1, term, call=9)
+    data = request_to_wire(message, wire.Identity()).SerializeToString()
+    assert timeout_now_from_wire(wire.TimeoutNowRequest.FromString(data), 1, call=9) == message
+
+
+@given(st.builds(TimeoutNowReply, st.just(2), st.just(1), a_count, st.booleans()))
+def test_timeout_now_reply_survives_the_wire(message: TimeoutNowReply) -> None:
+    assert _through_the_wire(message) == message
+
+
+@pytest.mark.parametrize(("term", "released_term"), [(5, 0), (5, 5), (5, 6)])
+def test_nobody_stands_for_a_leader_of_no_earlier_term(term: int, released_term: int) -> None:
+    request = wire.RequestVoteRequest(term=term, candidate_id=2, released_leader=3, released_term=released_term)
+    with pytest.raises(Malformed, match="nobody stands in term 5"):
+        request_vote_from_wire(request, 1, call=9)
+
+
+def test_a_pre_vote_releases_nobody() -> None:
+    request = wire.RequestVoteRequest(term=5, candidate_id=2, released_leader=3, released_term=4, pre_vote=True)
+    with pytest.raises(Malformed):
+        request_vote_from_wire(request, 1, call=9)
+
+
+@pytest.mark.parametrize("term", [0, 2**63])
+def test_timeout_now_in_an_impossible_term_is_refused(term: int) -> None:
+    with pytest.raises(Malformed):
+        timeout_now_from_wire(wire.TimeoutNowRequest(term=term, leader_id=2), 1, call=9)
 
 
 @given(st.builds(AppendEntriesReply, st.just(2), st.just(1), a_count, st.booleans(), u64, u64, u64, u64, u64))

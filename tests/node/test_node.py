@@ -107,7 +107,7 @@ def test_every_directory_learns_the_clusters_id_and_keeps_it(steady: Members) ->
     """Rule 11."""
     steady.start()
     assert steady.ask(steady.elect(1), "SET k v").success
-    steady.wait_until_equal()
+    wait_until(lambda: all(node.membership.cluster_id for node in steady.nodes.values()), "all know it")
     ids = [node.membership.cluster_id for node in steady.nodes.values()]
     assert len(set(ids)) == 1
     assert len(ids[0]) == 16

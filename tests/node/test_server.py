@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from raftkv import clock, server, streams
-from raftkv.raft.messages import AppendEntries, RequestVote
+from raftkv.raft.messages import AppendEntries, Request, RequestVote
 from raftkv.raft.types import ORIGIN, Entry, EntryKind
 from raftkv.replica import Input, NotLeader, Write
 from raftkv.server import CannotListen, Server, ServerLimits
@@ -70,7 +70,7 @@ class HeldWrites:
     def _bring(self, item: Input) -> None:
         if isinstance(item, Write):
             self.waiting.append(item)
-        elif isinstance(item, AppendEntries | RequestVote):
+        elif isinstance(item, Request):
             self._node.host.reply(item)
 
     def release(self) -> None:

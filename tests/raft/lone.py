@@ -28,6 +28,8 @@ from raftkv.raft.messages import (
     Message,
     RequestVote,
     RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
 )
 from raftkv.raft.ready import Ready, ReadyRead
 from raftkv.raft.roles import NAMES, Candidate, Follower, Leader, PreCandidate
@@ -37,6 +39,7 @@ from raftkv.raft.types import (
     Entry,
     EntryKind,
     HardState,
+    Leadership,
     LogPosition,
     Proposal,
     SnapshotMeta,
@@ -257,6 +260,10 @@ class Lone:
         self.raft.read(token, self.now)
         return self.settle()
 
+    def transfer(self, target: int = 0) -> list[Message]:
+        self.raft.transfer(target, self.now)
+        return self.settle()
+
     def settle(self) -> list[Message]:
         """Carry out what is ready, in its order, until nothing is. What was sent."""
         sent: list[Message] = []
@@ -319,9 +326,23 @@ class Lone:
         return RequestVoteReply(sender, self.me, term, granted, remaining_lease_ms=remaining_lease_ms)
 
     def vote_request(
-        self, sender: int, term: int, last: LogPosition = ORIGIN, pre_vote: bool = False, call: int = 0
+        self,
+        sender: int,
+        term: int,
+        last: LogPosition = ORIGIN,
+        pre_vote: bool = False,
+        call: int = 0,
+        released: Leadership | None = None,
     ) -> RequestVote:
-        return RequestVote(sender, self.me, term, last, pre_vote, call)
+        return RequestVote(sender, self.me, term, last, pre_vote, call, released)
+
+    def timeout_now(self, sender: int, term: int | None = None, call: int = 0) -> TimeoutNow:
+        return TimeoutNow(sender, self.me, self.term if term is None else term, call)
+
+    def timeout_now_reply(self, sender: int, accepted: bool = True, term: int | None = None) -> TimeoutNowReply:
+        """Of a target that stands in the next term, or does not."""
+        standard = self.term + 1 if accepted else self.term
+        return TimeoutNowReply(sender, self.me, standard if term is None else term, accepted)
 
     def append(
         self,

@@ -290,6 +290,26 @@ def test_hazard_29_match_and_commit_index_never_go_back() -> None:
 # ---- Reads and leases ------------------------------------------------------------------------------------------------
 
 
+def test_hazard_40_the_lease_does_not_survive_a_transfer() -> None:
+    """Inside the lease, and the old leader hears nothing of what follows."""
+    cluster = Cluster(3, config=Config(lease_duration=60.0))
+    old = cluster.run_until_serving()
+    cluster.write(old.id, "SET k old")
+    cluster.run(0.2)
+    target = old.id % 3 + 1
+
+    old.raft.transfer(target, cluster.now)
+    cluster.turn(old, [])
+    cluster.cut |= {(other, old.id) for other in cluster.members}
+    cluster.run_until(lambda: cluster.serving() is cluster.members[target])
+    cluster.write(target, "SET k new")
+    cluster.run(0.1)
+
+    assert old.leads
+    assert old.machine.get(b"k") == b"old"
+    assert old.replica.read_under_lease([b"k"], lambda: cluster.now) is None
+
+
 def test_hazard_41_a_leader_that_was_stopped_past_its_lease_does_not_serve_from_it() -> None:
     cluster = Cluster(3)
     old = cluster.run_until_serving()

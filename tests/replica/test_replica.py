@@ -16,9 +16,31 @@ from raftkv.operations import Code, Operation, Result, Status, TermSettings, enc
 from raftkv.raft.core import Config
 from raftkv.raft.lease import Grant
 from raftkv.raft.log import InvariantBroken
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
+)
 from raftkv.raft.types import ORIGIN, Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
-from raftkv.replica import Applied, NotLeader, Outcome, Query, Replica, Served, Unknown, Unreachable, Write
+from raftkv.replica import (
+    Applied,
+    NotLeader,
+    NotTransferred,
+    Outcome,
+    Query,
+    Replica,
+    Served,
+    TransferOutcome,
+    Transferred,
+    TransferRequest,
+    Unknown,
+    Unreachable,
+    Write,
+)
 from tests.support.raft_cluster import Answer, Cluster, Machine, entries_of
 
 DONE = Result(Status.DONE)
@@ -464,3 +486,98 @@ def test_what_a_person_should_know_is_noted() -> None:
         "stands for election in term 1",
         "leads term 1, elected by 1, 2",
     ]
+
+
+# ---- handing over ----------------------------------------------------------------------------------------------------
+
+
+def ask_to_transfer(lone: Lone, target: int = 0) -> list[TransferOutcome]:
+    """Bring a request for a transfer: the list that will hold its answer."""
+    answers: list[TransferOutcome] = []
+    lone.turn(TransferRequest(target, answers.append))
+    return answers
+
+
+def test_a_transfer_is_answered_once_somebody_else_leads() -> None:
+    lone = leading()
+    answers = ask_to_transfer(lone, 3)
+    told = [message for message in lone.sent if isinstance(message, TimeoutNow)]
+
+    lone.turn(TimeoutNowReply(3, 1, 2, accepted=True))
+    before = list(answers)
+    lone.turn(lone.append_of_term_2(LogPosition(1, 1)))
+
+    assert told == [TimeoutNow(1, 3, 1)]
+    assert (before, answers) == ([], [Transferred(3)])
+
+
+def test_a_write_during_a_transfer_is_refused_and_told_who_is_to_lead() -> None:
+    lone = leading()
+    ask_to_transfer(lone, 3)
+    write, answer = lone.write()
+
+    lone.turn(write)
+
+    assert answer.outcome == NotLeader(3)
+    assert lone.storage.last_index() == 1
+
+
+def test_a_write_from_before_a_transfer_is_answered_before_the_target_is_told() -> None:
+    lone = leading()
+    write, answer = lone.write()
+    lone.turn(write)
+    ask_to_transfer(lone, 3)
+    lone.turn(lone.ack(3))
+    lone.events.clear()
+
+    lone.turn(TimeoutNowReply(3, 1, 2, accepted=True))
+
+    assert answer.outcome == Applied([DONE])
+    assert lone.replica.status().role == "follower"
+
+
+def test_a_transfer_that_is_refused_is_answered_at_once() -> None:
+    lone = leading()
+
+    assert ask_to_transfer(lone, 7) == [NotTransferred("node 7 is not a voting member", was_refused=True)]
+    assert not lone.replica.raft.is_handing_over
+
+
+def test_a_second_transfer_does_not_take_the_answer_of_the_first() -> None:
+    lone = leading()
+    first, second = ask_to_transfer(lone, 3), ask_to_transfer(lone, 2)
+
+    lone.turn(lone.append_of_term_2(LogPosition(1, 1)))
+
+    assert first == [Transferred(3)]
+    assert second == [NotTransferred("leadership is being handed over to node 3 already", was_refused=True)]
+
+
+def test_who_does_not_lead_says_who_does() -> None:
+    lone = Lone()
+    lone.turn(lone.append_of_term_2(ORIGIN))
+
+    assert ask_to_transfer(lone) == [NotLeader(3)]
+
+
+def test_a_transfer_that_comes_to_nothing_is_answered_when_it_is_given_up() -> None:
+    lone = leading()
+    answers = ask_to_transfer(lone, 3)
+    while not answers:
+        lone.now = lone.replica.deadline()
+        lone.turn(lone.ack(2))
+
+    [outcome] = answers
+    assert isinstance(outcome, NotTransferred)
+    assert not outcome.was_refused
+    assert outcome.reason == "node 3 has not taken over in time, node 1 goes on leading"
+    assert lone.now < 2 * lone.config.election_timeout + 1.0
+
+
+def test_a_transfer_that_is_under_way_when_the_node_stops_is_answered() -> None:
+    lone = leading()
+    answers = ask_to_transfer(lone, 3)
+
+    lone.replica.abandon("the node is stopping")
+
+    assert answers == [NotTransferred("the node is stopping", was_refused=False)]

@@ -8,7 +8,14 @@ from typing import Any
 from raftkv.kv import StateMachine
 from raftkv.operations import Malformed, decode_batch, format_text
 from raftkv.raft.configuration import decode_configuration, describe_configuration
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+    TimeoutNowReply,
+)
 from raftkv.raft.types import Entry, EntryKind, Proposal
 from raftkv.replica import Applied, NotLeader, Outcome, Refused, Served, Unknown
 
@@ -64,11 +71,18 @@ def describe(packet: Any) -> str:
             )
         case RequestVote():
             last = f"last is {packet.last.index} of term {packet.last.term}"
-            return f"{'pre-vote' if packet.pre_vote else 'vote'} for me in term {packet.term}? {last}"
+            released = (
+                f", n{packet.released.leader} has let go of term {packet.released.term}" if packet.released else ""
+            )
+            return f"{'pre-vote' if packet.pre_vote else 'vote'} for me in term {packet.term}? {last}{released}"
         case RequestVoteReply():
             lease = f", promised another {packet.remaining_lease_ms} ms" if packet.remaining_lease_ms else ""
             kind = "pre-vote" if packet.pre_vote else "vote"
             return f"{kind} {'granted' if packet.granted else 'refused'}, term {packet.term}{lease}"
+        case TimeoutNow():
+            return f"take over from term {packet.term}"
+        case TimeoutNowReply():
+            return f"{'takes' if packet.accepted else 'does not take'} over, term {packet.term}"
         case Call():
             return f"#{packet.number} {_describe_request(packet.request)}"
         case Answer():

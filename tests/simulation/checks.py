@@ -17,7 +17,14 @@ from raftkv.kv import KEY_OVERHEAD_BYTES, StateMachine
 from raftkv.log_storage import LogStorage
 from raftkv.operations import Operation, decode_batch, parse_text
 from raftkv.raft.lease import Grant
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+)
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition
 from raftkv.replica import Replica
@@ -70,6 +77,8 @@ class Checks:
         """(index, term) -> the term before, and the entry itself."""
         self.committed: list[Entry] = []
         """What any member has ever taken for committed: it must stay so."""
+        self._released: set[tuple[int, int]] = set()
+        """(member, term): it has told somebody to take over from it, so it must not hold a lease in that term."""
         self._digests: dict[int, bytes] = {}
         self._executed: dict[bytes, int] = {}
         """A value that a client has written -> the index of the entry that did it. No value is written twice."""
@@ -203,6 +212,8 @@ class Checks:
             self._check_commit(member, view, view.replica)
         if raft.lease is not view.lease:
             view.lease = raft.lease
+            if view.lease is not None and (member, view.lease.term) in self._released:
+                raise Violation(f"n{member} has let go of term {view.lease.term}, and holds a lease in it again")
             if view.lease is not None and self._trusts_clocks:
                 self._check_lease(member, view)
 
@@ -330,6 +341,11 @@ class Checks:
             and message.match_index > len(view.durable)
         ):
             raise Violation(f"n{member} acknowledges what is not durable: {describe(message)}")
+        if isinstance(message, TimeoutNow):
+            self._released.add((member, message.term))
+            lease = view.replica.raft.lease if view.replica is not None else None
+            if lease is not None:
+                raise Violation(f"n{member} tells n{message.recipient} to take over, and still holds a lease")
         if isinstance(message, AppendEntries) and self._leaders.setdefault(message.term, member) != member:
             raise Violation(
                 f"n{member} acts as leader of term {message.term}, which n{self._leaders[message.term]} leads"

@@ -14,11 +14,13 @@ a boundary, and some are stopped between their two looks at the lease while the 
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.log import InvariantBroken
@@ -29,10 +31,24 @@ from raftkv.raft.messages import (
     InstallSnapshotReply,
     Message,
     RequestVote,
+    TimeoutNow,
+    TimeoutNowReply,
 )
 from raftkv.raft.roles import NAMES
 from raftkv.raft.types import Configuration, Proposal
-from raftkv.replica import Input, Outcome, Query, Served, Unreachable, Write
+from raftkv.replica import (
+    Input,
+    NotTransferred,
+    Outcome,
+    Query,
+    Served,
+    TransferOutcome,
+    Transferred,
+    TransferRequest,
+    Unreachable,
+    Write,
+)
+from raftkv.transport import Request
 from tests.simulation.calls import WITHOUT_TURN, Answer, Call, Get, describe
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Boundary, Crashed, SimulatedDisk
@@ -114,6 +130,8 @@ class Member:
         """Requests of peers, by call."""
         self._callers: dict[WatchedCaller, None] = {}
         """Clients that wait; in order of arrival."""
+        self._transfers = 0
+        """Unanswered wishes for another leader."""
         self._in_turn = False
         self._may_stop_reader = False
 
@@ -123,8 +141,8 @@ class Member:
 
     @property
     def has_callers(self) -> bool:
-        """Some client's call has not been answered."""
-        return bool(self._callers)
+        """Some client's call, or a wish for another leader, has not been answered."""
+        return bool(self._callers) or self._transfers > 0
 
     # ---- lives -------------------------------------------------------------------------------------------------------
 
@@ -317,7 +335,7 @@ class Member:
         if isinstance(packet, Call):
             with self._survived("stops"):
                 self._take_call(WatchedCaller(self, source, packet))
-        elif isinstance(packet, AppendEntries | RequestVote):
+        elif isinstance(packet, Request):
             self._unanswered[self._next_call] = packet
             self._bring(replace(packet, call=self._next_call))
             self._next_call += 1
@@ -327,7 +345,7 @@ class Member:
 
     def _lost(self, target: str, packet: Packet) -> None:
         """A packet of ours did not arrive. A failed call is noticed, a lost answer is not."""
-        if self.state is State.RUNNING and isinstance(packet, AppendEntries | RequestVote):
+        if self.state is State.RUNNING and isinstance(packet, Request):
             self._bring(Unreachable(packet.recipient))
 
     def _bring(self, item: Input) -> None:
@@ -398,12 +416,36 @@ class Member:
             raise _ReaderDied
         self._note("the thread goes on")
 
+    def hand_over(self, target: int) -> None:
+        """Ask the process to have `target` lead instead of it, 0: anybody."""
+        if self.state is State.RUNNING:
+            self._world.count("transfers", "asked for")
+            self._transfers += 1
+            self._bring(TransferRequest(target, partial(self._transfer_ended, self._life, target)))
+
+    def _transfer_ended(self, life: int, target: int, outcome: TransferOutcome) -> None:
+        assert life == self._life
+        self._transfers -= 1
+        if self._transfers < 0:
+            raise Violation(f"{self.name} answers twice that it was to hand over")
+        match outcome:
+            case Transferred():
+                row = "done" if target in (0, outcome.leader_id) else "somebody else leads"
+            case NotTransferred(was_refused=False):
+                row = "given up"
+            case NotTransferred():
+                row = "refused: " + re.sub(r"\d+", "N", outcome.reason)
+            case _:
+                row = "refused: it does not lead"
+        self._world.count("transfers", row)
+        self._note(f"asked to hand over: {row}")
+
     # ---- what leaves -------------------------------------------------------------------------------------------------
 
     def _send(self, message: Message) -> None:
         self.cross(Boundary.MESSAGE)
         self.checks.sending(self.id, message)
-        if not isinstance(message, AppendEntries | RequestVote) and self._unanswered.pop(message.call, None) is None:
+        if not isinstance(message, Request) and self._unanswered.pop(message.call, None) is None:
             raise Violation(f"{self.name} replies to a call that is not waiting: {describe(message)}")
         assert self.replica is not None
         self._world.count("messages", f"{_kind(message)} by a {NAMES[type(self.replica.raft.role)]}")
@@ -434,6 +476,10 @@ def _kind(message: Message) -> str:
             return "InstallSnapshot"
         case InstallSnapshotReply():
             return "InstallSnapshotReply"
+        case TimeoutNow():
+            return "TimeoutNow"
+        case TimeoutNowReply():
+            return f"TimeoutNowReply, {'accepted' if message.accepted else 'refused'}"
         case _:
             kind = "pre-vote " if message.pre_vote else ""
             return f"RequestVoteReply, {kind}{'granted' if message.granted else 'refused'}"

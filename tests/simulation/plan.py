@@ -37,6 +37,7 @@ class Fault(Enum):
     CRASH_TWICE = "crash, restart, power loss"
     NEW_LEADER = "trouble for a new leader"
     COUP = "coup"
+    TRANSFER = "transfer of leadership"
     PAUSE = "pause a process"
     CLOCK_JUMP = "jump of the wall clock"
     STOP_READER = "stop a thread in a read"
@@ -163,9 +164,10 @@ def _draw_quota(seed: int) -> int:
 
 
 def _draw_few(rng: random.Random) -> tuple[frozenset[Fault], float]:
-    """Coups, which take their time, and little else that could disturb them."""
-    others = [fault for fault in Fault if fault is not Fault.COUP]
-    return frozenset([Fault.COUP, *rng.sample(others, rng.choice([0, 1, 2]))]), 0.5
+    """Coups or transfers, which take their time, and little else that could disturb them."""
+    plays = rng.choice([[Fault.COUP], [Fault.COUP], [Fault.TRANSFER], [Fault.COUP, Fault.TRANSFER]])
+    others = [fault for fault in Fault if fault not in (Fault.COUP, Fault.TRANSFER)]
+    return frozenset([*plays, *rng.sample(others, rng.choice([0, 1, 2]))]), 0.5
 
 
 def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:

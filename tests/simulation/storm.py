@@ -16,6 +16,7 @@ from tests.simulation.disk import Boundary
 from tests.simulation.member import Trap
 from tests.simulation.plan import OF_THE_STORM, Fault
 from tests.simulation.stage import Stage
+from tests.simulation.transfers import stage_a_transfer
 
 _AT_A_START = (Boundary.CREATE, Boundary.RENAME, Boundary.SYNC_DIRECTORY)
 """Boundaries that are passed at a start rather than later."""
@@ -131,6 +132,9 @@ class Storm:
     def _coup(self) -> None:
         stage_a_coup(self._stage)
 
+    def _transfer(self) -> None:
+        stage_a_transfer(self._stage)
+
     def _pause(self) -> None:
         member = self._stage.victim()
         self._stage.say(Fault.PAUSE, f"pauses {member.name}")
@@ -245,6 +249,7 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.CRASH_ALL: Storm._crash_all,
     Fault.CRASH_TWICE: Storm._crash_twice,
     Fault.COUP: Storm._coup,
+    Fault.TRANSFER: Storm._transfer,
     Fault.PAUSE: Storm._pause,
     Fault.CLOCK_JUMP: Storm._clock_jump,
     Fault.STALL: Storm._stall,

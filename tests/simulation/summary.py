@@ -20,6 +20,7 @@ ENOUGH_SEEDS = 1_000
 
 _TABLES = (
     "elections",
+    "transfers",
     "crashes",
     "crashes at",
     "faults",
@@ -34,6 +35,19 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "faults": tuple(fault.value for fault in Fault),
     "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
     "storage": ("truncations", "torn tails cut"),
+    "transfers": (
+        "done",
+        "given up",
+        "somebody else leads",
+        "refused: it does not lead",
+        "refused: it still waits for an earlier leader's lease to run out",
+        "refused: it has only just been elected",
+        "refused: leadership is being handed over to node N already",
+        "refused: no other voter answers",
+        "refused: node N does not answer",
+        "refused: node N is not a voting member",
+        "refused: node N leads already",
+    ),
     "reads": (WITHOUT_TURN, IN_TURN, READ_INDEX),
     "client outcomes": ("no space",),
 }

@@ -282,6 +282,14 @@ class PlainCaller:
             response_deserializer=wire.StatusReply.FromString,
         )
 
+        self._transfer: grpc.UnaryUnaryMultiCallable[wire.TransferLeadershipRequest, wire.TransferLeadershipReply] = (
+            self.channel.unary_unary(
+                "/RaftNode/TransferLeadership",
+                request_serializer=wire.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=wire.TransferLeadershipReply.FromString,
+            )
+        )
+
     def ask(self, request: str, timeout: float = 5.0) -> wire.ServeClientReply:
         """The answer to `SET key value`, `GET key`, ... Raises grpc.RpcError."""
         return self.serve(wire.ServeClientRequest(request=request), timeout=timeout)
@@ -293,6 +301,10 @@ class PlainCaller:
     def status(self, timeout: float = 1.0) -> wire.StatusReply:
         """Raises grpc.RpcError."""
         return self._status(wire.StatusRequest(), timeout=timeout)
+
+    def begin_transfer(self, target: int = 0, timeout: float = 5.0) -> grpc.Future[wire.TransferLeadershipReply]:
+        """Have the node hand over, without waiting; 0: to anybody."""
+        return self._transfer.future(wire.TransferLeadershipRequest(target=target), timeout=timeout)
 
     def begin_status(self, timeout: float = 1.0) -> grpc.Future[wire.StatusReply]:
         """The same without waiting."""

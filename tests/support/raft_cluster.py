@@ -32,6 +32,8 @@ from raftkv.raft.messages import (
     InstallSnapshotReply,
     Message,
     RequestVote,
+    TimeoutNow,
+    TimeoutNowReply,
 )
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, LogPosition, Proposal
@@ -48,6 +50,7 @@ from raftkv.replica import (
     Write,
 )
 from raftkv.snapshots import load_snapshot
+from raftkv.transport import Request
 from tests.support.snapshots import encoded, file_with
 
 Network = Callable[[Message], Sequence[float]]
@@ -308,7 +311,7 @@ class Cluster:
             self._schedule(self.now + delay, item, message.recipient)
         if not delays and isinstance(message, InstallSnapshot | InstallSnapshotReply):
             self._break_off(message)
-        if not delays and self.report_lost and isinstance(message, AppendEntries | RequestVote):
+        if not delays and self.report_lost and isinstance(message, Request):
             self._schedule(self.now + 0.01, Unreachable(message.recipient), message.sender)
 
     def _packed(self, message: InstallSnapshot) -> Packed:
@@ -542,8 +545,13 @@ def describe(message: Message) -> str:
         return f"snapshot {t}: up to {_show_position(message.snapshot.last)}"
     if isinstance(message, InstallSnapshotReply):
         return f"snapshot {t}: {f'match {message.match_index}' if message.success else 'no'}"
+    if isinstance(message, TimeoutNow):
+        return f"take over from {t}"
+    if isinstance(message, TimeoutNowReply):
+        return f"takes over {t}: {'yes' if message.accepted else 'no'}"
     kind = "pre-vote" if message.pre_vote else "vote"
     if isinstance(message, RequestVote):
-        return f"{kind}? {t}: last {_show_position(message.last)}"
+        released = f", released by S{message.released.leader} in t{message.released.term}" if message.released else ""
+        return f"{kind}? {t}: last {_show_position(message.last)}{released}"
     lease = f", lease left {message.remaining_lease_ms} ms" if message.remaining_lease_ms else ""
     return f"{kind} {t}: {'yes' if message.granted else 'no'}{lease}"
