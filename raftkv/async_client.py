@@ -19,6 +19,7 @@ from raftkv.calls import GET, KEYS, Call
 from raftkv.client import as_bytes, checked_addresses, checked_key, checked_timeout
 from raftkv.errors import Error, NotApplied
 from raftkv.leadership import checked_target, transfer_leadership
+from raftkv.member_calls import ClusterMember, add_member, members, remove_member
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
@@ -86,9 +87,19 @@ class AsyncClient:
 
     async def status(self) -> list[NodeStatus]:
         """A row for every member, as `Client.status`."""
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        return await asyncio.to_thread(self._router.status, time.monotonic() + self._timeout)
+        return await asyncio.to_thread(self._router.status, self._deadline())
+
+    async def members(self) -> list[ClusterMember]:
+        """The members of the cluster, as `Client.members`."""
+        return await asyncio.to_thread(members, self._router, self._deadline())
+
+    async def add_member(self, member: int, address: str) -> None:
+        """Add a member, or change its address, as `Client.add_member`."""
+        await asyncio.to_thread(add_member, self._router, member, address, self._deadline())
+
+    async def remove_member(self, member: int) -> None:
+        """Remove a member, as `Client.remove_member`."""
+        await asyncio.to_thread(remove_member, self._router, member, self._deadline())
 
     async def transfer_leadership(self, target: int | None = None) -> int:
         """As `Client.transfer_leadership`."""
@@ -101,6 +112,11 @@ class AsyncClient:
     async def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""
         await asyncio.to_thread(self._close)
+
+    def _deadline(self) -> float:
+        if self._router.closed.is_set():
+            raise NotApplied("the client is closed", "CANCELLED")
+        return time.monotonic() + self._timeout
 
     def _close(self) -> None:
         self._pipeline.close()

@@ -20,11 +20,12 @@ from raftkv.calls import GET, KEYS, BlockingCall, FutureCall
 from raftkv.config import ConfigError, parse_members
 from raftkv.errors import Error, NotApplied, OutcomeUnknown, WrongType, WrongValue
 from raftkv.leadership import checked_target, transfer_leadership
+from raftkv.member_calls import ClusterMember, add_member, members, remove_member
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
 
-__all__ = ["Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "WrongType", "WrongValue"]
+__all__ = ["Client", "ClusterMember", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "WrongType", "WrongValue"]
 
 _LAST_MOMENT_S: Final = 5.0
 """How long a call that is being finished just as its time runs out may still take: no time at all, unless the machine
@@ -130,9 +131,21 @@ class Client:
     def status(self) -> list[NodeStatus]:
         """A row for every member, in the order of ids. A member that does not answer within a second has the role
         "unreachable"; if none does, the rows are those of the addresses known, without ids."""
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        return self._router.status(time.monotonic() + self._timeout)
+        return self._router.status(self._deadline())
+
+    def members(self) -> list[ClusterMember]:
+        """The members of the cluster, as the leader knows them, by id."""
+        return members(self._router, self._deadline())
+
+    def add_member(self, member: int, address: str) -> None:
+        """Add member number `member`, which will listen at `address` (`host:port`): it is a learner, and gets its vote
+        once it has been started (`raft_node.py <id> --join <address>`) and has caught up. Of a member that is there
+        already, change the address. Returns once the change is committed."""
+        add_member(self._router, member, address, self._deadline())
+
+    def remove_member(self, member: int) -> None:
+        """Remove a member from the cluster, the leader too. Returns once the change is committed."""
+        remove_member(self._router, member, self._deadline())
 
     def transfer_leadership(self, target: int | None = None) -> int:
         """Have the member `target` lead, or without one the most up-to-date member that does not lead now: the id of
@@ -146,6 +159,12 @@ class Client:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""
         self._pipeline.close()
         self._router.close()
+
+    def _deadline(self) -> float:
+        """Of a call that goes to the members by itself, beside the pipeline."""
+        if self._router.closed.is_set():
+            raise NotApplied("the client is closed", "CANCELLED")
+        return time.monotonic() + self._timeout
 
     def _call(self, code: Code | int, key: bytes, value: bytes = b"", expected: bytes = b"") -> Any:
         call = BlockingCall(code, key, value, expected, time.monotonic() + self._timeout)

@@ -36,11 +36,13 @@ class Identity:
 
     member_id: int
     members: Mapping[int, str]
-    """The addresses of the initial members, by id."""
+    """The addresses of the founding members, by id; of a member that has joined later there are none."""
     incarnation: bytes
     """16 random bytes, made with the directory: a member whose disk was wiped comes back with others."""
     cluster_id: bytes = b""
     """16 random bytes, the same for all members; empty until this member has learned them."""
+    address: str = ""
+    """That this member listens on, if the configuration says so; empty: the one in `members`."""
 
 
 class SnapshotReader(Protocol):
@@ -113,6 +115,10 @@ class LogStorage(LogStore, Protocol):
 
     def remember_cluster(self, cluster_id: bytes) -> None:
         """Make the cluster's id durable, once for all. Raises StorageError, and then refuses all further use."""
+
+    def remember_address(self, address: str) -> None:
+        """Make it durable that this member is to listen there. Raises StorageError, and then refuses all further
+        use."""
 
     def replay(self) -> Iterator[Entry]:
         """The entries after the snapshot, or from the first one if there is none, up to commit_index, in their order:

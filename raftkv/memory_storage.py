@@ -131,6 +131,10 @@ class MemoryStorage:
     def remove_leftovers(self) -> None:
         pass
 
+    def remember_address(self, address: str) -> None:
+        self._fail_if_told()
+        self.identity = dataclasses.replace(self.identity, address=address)
+
     def close(self) -> None:
         pass
 

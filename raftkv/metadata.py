@@ -96,6 +96,7 @@ def encode_identity(identity: Identity) -> bytes:
         "members": {str(member): address for member, address in identity.members.items()},
         "incarnation": identity.incarnation.hex(),
         "cluster_id": identity.cluster_id.hex(),
+        "address": identity.address,
     }
     return _encode("identity", fields)
 
@@ -108,6 +109,7 @@ def decode_identity(data: bytes, path: str) -> Identity:
         members={int(member): address for member, address in fields["members"].items()},
         incarnation=bytes.fromhex(fields["incarnation"]),
         cluster_id=bytes.fromhex(fields["cluster_id"]),
+        address=fields.get("address", ""),  # version 1 has none
     )
 
 

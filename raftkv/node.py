@@ -47,6 +47,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from raftkv import __version__, clock
 from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
 from raftkv.disk import OS_DISK
+from raftkv.joining import CannotJoin, Place, find_place
 from raftkv.kv import StateMachine
 from raftkv.log_storage import LogStorage, SnapshotReader, StorageError
 from raftkv.operations import Operation, TermSettings, encode_settings
@@ -55,6 +56,7 @@ from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import Configuration
 from raftkv.replica import (
+    ConfigurationChange,
     Input,
     NotLeader,
     NotTransferred,
@@ -74,7 +76,7 @@ from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
 from raftkv.snapshot_transfer import Staging
 from raftkv.snapshots import SnapshotPolicy, load_snapshot
-from raftkv.storage import Storage
+from raftkv.storage import Storage, read_identity
 from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, Request, SendingLimits, channel_options
 from raftkv.turn import Turn
 
@@ -112,19 +114,25 @@ class RaftNode:
         """`machine` has been recovered from `storage` (`recover`), and `server` listens already. `fail` is called with
         an exception that must stop the node, and had better not return."""
         identity = storage.identity
+        me = identity.member_id
         self.membership = Membership(
-            identity.member_id, dict(identity.members), identity.cluster_id, identity.incarnation
+            me,
+            {**identity.members, me: identity.address or identity.members[me]},
+            identity.cluster_id,
+            identity.incarnation,
+            founders=identity.members,
         )
+        self._config = config
+        self._fail = fail
         self._storage = storage
         self._server = server
         self._now = now
         self._election_timeout = config.election_timeout
         self._strangers: dict[int, tuple[str, float]] = {}
         """By the id they claim (0 for any that is not a member's): what was said of the last one, and when."""
-        me = identity.member_id
         self._snapshot_thread = SnapshotThread(storage, self.bring, fail)
         self._replica = Replica(
-            Configuration(frozenset(identity.members)),
+            Configuration(frozenset(identity.members), addresses=tuple(sorted(identity.members.items()))),
             me,
             _core_config(config, identity.cluster_id or os.urandom(16)),
             storage,
@@ -139,14 +147,12 @@ class RaftNode:
         self._turn: Turn[Input] = Turn(self, now, fail)
         self._receiver = SnapshotReceiver(self, Staging(storage.begin_snapshot), log.info)
         self._service = Service(self, _service_limits(config), server.aside, self._receiver)
-        self._senders = {
-            peer: PeerSender(
-                peer, self.membership, _sending_limits(config), now, self.bring, self.unreachable, log.warning, fail
-            )
-            for peer in identity.members
-            if peer != me
-        }
         self._snapshots = SnapshotSenders(self, channel_options(_sending_limits(config)), log.info, fail)
+        self._senders: dict[int, PeerSender] = {}
+        """Made when there is something to send."""
+        self._configuration: Configuration | None = None
+        """What the membership has been made from."""
+        self._follow_configuration()
 
     def start(self) -> None:
         """Answer calls, and take part in the cluster."""
@@ -218,6 +224,7 @@ class RaftNode:
         """One round of the replica's work. By the holder of the turn."""
         assert self._turn.is_held_here()
         more = self._replica.turn(inputs, now)
+        self._follow_configuration()
         cluster_id = self._replica.machine.cluster_id
         if cluster_id and not self.membership.cluster_id:
             self._learn_cluster(cluster_id)
@@ -234,13 +241,44 @@ class RaftNode:
             sender.introduce(self.membership)
         log.info("belongs to cluster %s", cluster_id.hex())
 
+    def _follow_configuration(self) -> None:
+        """Go by the latest configuration in the log: who the members are, and where."""
+        configuration = self._replica.raft.configuration
+        if configuration is self._configuration:
+            return
+        self._configuration = configuration
+        before, me = self.membership.addresses, self.membership.me
+        addresses = dict(configuration.addresses)
+        if addresses.get(me, before[me]) != before[me]:
+            self._storage.remember_address(addresses[me])
+            log.warning("is to be reached at %s from now on: stop this node, and start it again", addresses[me])
+        self.membership = replace(self.membership, addresses={me: before[me], **addresses})
+        for peer in list(self._senders):
+            # Whoever has been removed is still told so, over the channel that is there.
+            if peer in addresses and addresses[peer] != before.get(peer):
+                self._server.aside(self._senders.pop(peer).close)
+
+    def _sender(self, peer: int) -> PeerSender | None:
+        """The sender to a peer; None if nobody knows where that is."""
+        sender = self._senders.get(peer)
+        if sender is None:
+            self._follow_configuration()  # it may have changed in this very turn
+            if peer in self.membership.addresses:
+                limits, unreachable = _sending_limits(self._config), self.unreachable
+                sender = self._senders[peer] = PeerSender(
+                    peer, self.membership, limits, self._now, self.bring, unreachable, log.warning, self._fail
+                )
+        return sender
+
     def _send(self, message: Message) -> None:
-        if isinstance(message, Request):
-            self._senders[message.recipient].send(message)
-        elif isinstance(message, InstallSnapshot):
-            self._snapshots.send(message)
-        else:
+        if isinstance(message, InstallSnapshot):
+            self._follow_configuration()  # whom it goes to may be new in this very turn
+            if message.recipient in self.membership.addresses:
+                self._snapshots.send(message)
+        elif not isinstance(message, Request):
             self._service.deliver(message)
+        elif sender := self._sender(message.recipient):
+            sender.send(message)
 
     def unreachable(self, peer: int) -> None:
         """A call to the peer, or a transfer, has failed. From any thread."""
@@ -267,7 +305,7 @@ class _Stopped:
 
     def turn(self, inputs: list[Input], now: float) -> bool:
         for item in inputs:
-            if isinstance(item, Write | Query):
+            if isinstance(item, Write | Query | ConfigurationChange):
                 item.caller.answer(NotLeader(0))
             elif isinstance(item, TransferRequest):
                 item.answer(NotLeader(0))
@@ -357,10 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parse_arguments(argv)
         config = load_config(arguments.config)
-        members = parse_members(arguments.addresses)
-        if arguments.id not in members:
-            ids = ", ".join(map(str, sorted(members)))
-            raise ConfigError(f"node {arguments.id} is not one of the members that are given ({ids})")
+        members = _members_given(arguments)
     except ConfigError as error:
         return _complain(error, 2)
     name = f"node {arguments.id}"
@@ -370,12 +405,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _raise_file_limit()
         OS_DISK.hold_back(_SPARE_DESCRIPTORS)
-        server = Server(server_limits(config), len(members) - 1, fail)
-        server.listen(members[arguments.id])
         directory = arguments.data_dir or Path("data", f"node-{arguments.id}")
-        storage = Storage(directory, member_id=arguments.id, members=members, segment_bytes=config.segment_bytes)
+        place = _place(arguments, members, directory)
+        server = Server(server_limits(config), len(members or ()) - 1, fail)
+        server.listen(place.address)
+        storage = Storage(
+            directory,
+            member_id=arguments.id,
+            members=members,
+            segment_bytes=config.segment_bytes,
+            cluster_id=place.cluster_id,
+            address=place.address if members is None else "",
+        )
         node = RaftNode(config, storage, recover(storage, _Progress(name)), server, fail)
-    except (CannotListen, StorageError) as error:
+    except (CannotJoin, CannotListen, StorageError) as error:
         return _complain(error, 1)
     except Exception as error:
         fail(error)
@@ -387,13 +430,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     node.start()
     with suppress(OSError):  # nobody may be reading
         # In one piece: the log may go to the same file, and other threads write to that already.
-        print(f"{name} ready on {members[arguments.id]}\n", end="", flush=True)
+        print(f"{name} ready on {place.address}\n", end="", flush=True)
     signals.wait()
     if node.hand_over():
         time.sleep(FAREWELL)
     node.stop()
     log.info("stopped")
     return 0
+
+
+def _members_given(arguments: argparse.Namespace) -> dict[int, str] | None:
+    """The founding members; None for a node that joins a running cluster. Raises ConfigError."""
+    if arguments.join:
+        if arguments.addresses:
+            raise ConfigError("give either the addresses of all founding members, or --join and those of some members")
+        parse_members(arguments.join)
+        return None
+    if not arguments.addresses:
+        raise ConfigError("the following arguments are required: address (--help tells more)")
+    members = parse_members(arguments.addresses)
+    if arguments.id not in members:
+        ids = ", ".join(map(str, sorted(members)))
+        raise ConfigError(f"node {arguments.id} is not one of the members that are given ({ids})")
+    return members
+
+
+def _place(arguments: argparse.Namespace, members: dict[int, str] | None, directory: Path) -> Place:
+    """Where this node belongs. The address of a founding member may have been changed since. Raises CannotJoin."""
+    known = read_identity(directory)
+    if known is not None and known.member_id != arguments.id:
+        known = None  # the directory will be refused when it is opened
+    if members is None:
+        return find_place(arguments.id, known, parse_members(arguments.join).values())
+    return Place(known.address if known and known.address else members[arguments.id])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -419,9 +488,15 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("id", type=_member_id, help="which of the members this node is")
     parser.add_argument(
         "addresses",
+        nargs="*",
+        metavar="address",
+        help="host:port of each founding member, the first being node 1; or id=host:port",
+    )
+    parser.add_argument(
+        "--join",
         nargs="+",
         metavar="address",
-        help="host:port of each member, the first being node 1; or id=host:port",
+        help="join the running cluster of the members at these addresses (host:port), which know this node (ADD)",
     )
     parser.add_argument("--config", type=Path, help="file with settings (default: config.ini, if there is one)")
     parser.add_argument("--data-dir", type=_directory, help="where this node keeps its data (default: data/node-<id>)")

@@ -27,14 +27,14 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
 
 from raftkv import __version__
-from raftkv.client import Client, Error, NodeStatus, NotApplied, OutcomeUnknown
+from raftkv.client import Client, ClusterMember, Error, NodeStatus, NotApplied, OutcomeUnknown
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer
 
 T = TypeVar("T")
-Value = str | bytes | None | bool | list[bytes] | list[NodeStatus]
+Value = str | bytes | None | bool | list[bytes] | list[NodeStatus] | list[ClusterMember]
 """What a command answers. "OK" and help are str, keys and values bytes."""
 
 
@@ -72,6 +72,25 @@ def _transfer(client: Client, target: bytes = b"") -> str:
     return f"node {client.transfer_leadership(int(target) if target else None)} leads"
 
 
+def _add(client: Client, member: bytes) -> str:
+    id, separator, address = _to_text(member).partition("=")
+    if not separator:
+        raise Mistake("expected ADD id=host:port")
+    client.add_member(_member_id(id), address)
+    return "OK"
+
+
+def _remove(client: Client, member: bytes) -> str:
+    client.remove_member(_member_id(_to_text(member)))
+    return "OK"
+
+
+def _member_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise Mistake(f"{_shown(_to_bytes(text))} is no member's id, a number from 1 on")
+    return int(text)
+
+
 COMMANDS: Final = {
     command.name: command
     for command in (
@@ -91,6 +110,12 @@ COMMANDS: Final = {
         Command("KEYS [prefix]", "the keys that begin with the prefix", Client.keys, (0, 1)),
         Command("STATUS", "what each member says of itself", Client.status, (0, 0)),
         Command("TRANSFER [id]", "have this member lead, or any other", _transfer, (0, 1)),
+        Command("MEMBERS", "who belongs to the cluster", Client.members, (0, 0)),
+        Command(
+            *("ADD id=address", "add a member, which is to be started with --join; or move one", _add, (1, 1)),
+            changes=True,
+        ),
+        Command("REMOVE id", "remove a member", _remove, (1, 1), changes=True),
         Command("HELP [command]", "this list, or one line of it", lambda _, name=b"": _help(name), (0, 1)),
         Command("EXIT", "leave (so does Ctrl-D)", lambda _: None, (0, 0)),
     )
@@ -204,7 +229,8 @@ class _TextReplier:
         match value:
             case list():
                 self._write(b"".join(key + b"\n" for key in value if isinstance(key, bytes)))
-                self._table([row for row in value if isinstance(row, NodeStatus)])
+                self._status([row for row in value if isinstance(row, NodeStatus)])
+                self._members([row for row in value if isinstance(row, ClusterMember)])
             case None:
                 self._write(b"(nil)\n")
             case bool():
@@ -220,7 +246,23 @@ class _TextReplier:
     def _write(self, data: bytes) -> None:
         _write(self._out, data)
 
-    def _table(self, rows: list[NodeStatus]) -> None:
+    def _status(self, rows: list[NodeStatus]) -> None:
+        table = []
+        for row in rows:
+            figures = (row.term, row.leader_id, row.commit_index, row.applied_index, row.last_log_index, row.keys)
+            style = {"leader": "bold green", "unreachable": "red"}.get(row.role)
+            shown = ["-"] * len(figures) if row.role == "unreachable" else map(str, figures)
+            table.append(([str(row.id or "?"), row.address, row.role, *shown], style))
+        self._table(("id", "address", "role", "term", "leader", "commit", "applied", "last log", "keys"), table)
+
+    def _members(self, rows: list[ClusterMember]) -> None:
+        kinds = {row.id: "learner" if row.is_learner else "leader" if row.is_leader else "voter" for row in rows}
+        styles = {"leader": "bold green", "learner": "yellow"}
+        table = [([str(row.id), row.address, kinds[row.id]], styles.get(kinds[row.id])) for row in rows]
+        self._table(("id", "address", "role"), table)
+
+    def _table(self, headings: Sequence[str], rows: list[tuple[list[str], str | None]]) -> None:
+        """Each row has its words and its style."""
         if not rows:
             return
         from rich.box import SIMPLE_HEAD
@@ -232,14 +274,11 @@ class _TextReplier:
         console = Console(file=self._out, width=None if is_terminal else 1000, highlight=False, soft_wrap=False)
         # The box parts the columns by a blank each; with padding too, a row would not fit into 80 columns.
         table = Table(box=SIMPLE_HEAD if is_terminal else None, pad_edge=False, padding=0 if is_terminal else (0, 1))
-        for heading in ("id", "address", "role", "term", "leader", "commit", "applied", "last log", "keys"):
+        for heading in headings:
             is_text = heading in ("address", "role")
             table.add_column(heading, justify="left" if is_text else "right", overflow="fold", no_wrap=True)
-        for row in rows:
-            figures = (row.term, row.leader_id, row.commit_index, row.applied_index, row.last_log_index, row.keys)
-            style = {"leader": "bold green", "unreachable": "red"}.get(row.role)
-            shown = ["-"] * len(figures) if row.role == "unreachable" else map(str, figures)
-            table.add_row(str(row.id or "?"), row.address, row.role, *shown, style=style if is_terminal else None)
+        for words, style in rows:
+            table.add_row(*words, style=style if is_terminal else None)
         console.print(table)
         self._out.flush()
 
@@ -261,7 +300,7 @@ class _JsonReplier:
         _write(self._out, json.dumps(reply).encode() + b"\n")
 
 
-def _as_json(value: Value | NodeStatus) -> Any:
+def _as_json(value: Value | NodeStatus | ClusterMember) -> Any:
     match value:
         case list():
             return [_as_json(item) for item in value]
@@ -269,7 +308,7 @@ def _as_json(value: Value | NodeStatus) -> Any:
             return int(value)
         case bytes():
             return _to_text(value)
-        case NodeStatus():
+        case NodeStatus() | ClusterMember():
             return asdict(value)
     return value
 

@@ -31,7 +31,7 @@ from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
 from raftkv.raft.transfer import TransferRefused
-from raftkv.raft.types import Configuration, Entry, Proposal, SnapshotMeta
+from raftkv.raft.types import NOBODY, Configuration, Entry, Proposal, SnapshotMeta
 from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved
 
 
@@ -171,6 +171,13 @@ class Status:
     """The first entry that the log still holds, or will hold next."""
     snapshot_index: int = 0
     """The last entry that the snapshot stands for, with which a restart would begin; 0: there is none."""
+    configuration: Configuration = NOBODY
+
+    def membership_of(self, member: int) -> str:
+        """Its part by the latest configuration in this member's log: voter, learner or none."""
+        if member in self.configuration.voters:
+            return "voter"
+        return "learner" if member in self.configuration.learners else "none"
 
 
 class Replica:
@@ -227,6 +234,7 @@ class Replica:
             log_syncs=self._log_syncs,
             first_log_index=self._storage.first_index(),
             snapshot_index=self._storage.snapshot.last.index if self._storage.snapshot else 0,
+            configuration=raft.configuration,
         )
 
     # ---- the turn ----------------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ _CHANNEL_OPTIONS: Final = (
 )
 
 
+_NOT_ASKED: Final = "not asked yet"
+
+
 class Backoff:
     """Pauses between attempts: 10 ms at first, each half as long again, at most 0.5 s; or less, by chance."""
 
@@ -130,7 +133,7 @@ class Member:
         """Its last answer."""
         self.channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.stub = RaftNodeStub(self.channel)
-        self.trouble = "not asked yet"
+        self.trouble = _NOT_ASKED
         """The gRPC status with which it last failed to answer; empty if it answered."""
 
 
@@ -340,9 +343,13 @@ class Router:
                 for known in self._members:
                     if named.address == known.address:
                         known.id = named.id
-            new = {m.id: m.address for m in reply.members}.keys() - {m.id for m in self._members}
+            addresses = {known.address for known in self._members}
+            # A member may be known by another name for its address; where it answers, it need not be known twice. Where
+            # it does not, it may have moved.
+            found = {known.id for known in self._members if known.trouble in ("", _NOT_ASKED)}
+            new = [m for m in reply.members if m.id not in found and m.address not in addresses]
             if new and not self.closed.is_set():
-                self._members += tuple(Member(m.address, m.id) for m in reply.members if m.id in new)
+                self._members += tuple(Member(m.address, m.id) for m in new)
 
 
 def _same_cluster(one: StatusReply, other: StatusReply) -> bool:

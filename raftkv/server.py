@@ -3,7 +3,7 @@
     peer      AppendEntries and its stream, RequestVote, TimeoutNow: a flood of clients must not delay a heartbeat, or
               there will be an election
     client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it; and
-              TransferLeadership, which one thread may wait for
+              TransferLeadership and ChangeMembership, which one thread may wait for
     stream    ServeClientStream: one thread each as long as it lasts
     aside     Status; and telling a client that there is no room for its call
 
@@ -26,12 +26,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from raftkv.change_membership import change_membership
 from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
 from raftkv.streams import Answers
@@ -45,6 +47,7 @@ _send_status: Any = getattr(importlib.import_module("grpc._server"), "_status", 
 SERVE_CLIENT: Final = "/RaftNode/ServeClient"
 SERVE_CLIENT_STREAM: Final = "/RaftNode/ServeClientStream"
 _ASIDE_THREADS: Final = 2
+_PEERS_AT_LEAST: Final = 8
 _KEEPALIVE_MS: Final = 10_000
 _LAST_WORDS: Final = 1.0
 """Seconds that calls get at most, when the node stops, to be told that their outcome is unknown."""
@@ -142,6 +145,7 @@ class Server:
     def __init__(self, limits: ServerLimits, peers: int, fail: Callable[[BaseException], None]) -> None:
         """`fail` is called when a method raises what it should not, and is to stop the node."""
         self._fail = fail
+        peers = max(peers, _PEERS_AT_LEAST)  # there may come more
         # Each peer may have two streams and as many calls of the other kinds open.
         self._peer_pool = Pool("peer", 4 * peers + 2)
         self._client_pool = Pool("client", limits.client_threads)
@@ -205,6 +209,9 @@ class Server:
             "Status": self._handler(self._aside_pool, wire.StatusRequest, service.status),
             "TransferLeadership": self._handler(
                 self._client_pool, wire.TransferLeadershipRequest, service.transfer_leadership
+            ),
+            "ChangeMembership": self._handler(
+                self._client_pool, wire.ChangeMembershipRequest, partial(change_membership, service)
             ),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("RaftNode", methods),))

@@ -294,10 +294,7 @@ class _Pending:
             return Refusal(grpc.StatusCode.UNAVAILABLE, f"{outcome.reason}; {self._meaning}")
         if isinstance(outcome, NotLeader):
             return self._service.redirect(outcome.leader_id)
-        if isinstance(outcome, Refused):
-            # The code says whether it is worth another try: nothing has been done in either case.
-            status = grpc.StatusCode.RESOURCE_EXHAUSTED if outcome.try_again else grpc.StatusCode.FAILED_PRECONDITION
-            return Refusal(status, outcome.reason)
+        assert not isinstance(outcome, Refused), "changes of the configuration are asked for elsewhere"
         try:
             return self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value)
         except Refusal as refusal:
@@ -403,7 +400,7 @@ class Service:
         claimed_id: int,
         context: grpc.ServicerContext,
     ) -> transport.WireReply:
-        remaining, longest = _remaining(context), self.limits.peer_timeout
+        remaining, longest = remaining_time(context), self.limits.peer_timeout
         slot = Slot[Reply]()
         call = self._bring_request(request, from_wire, claimed_id, context, slot.answer)
         reply = slot.wait(longest if remaining is None else min(remaining, longest))
@@ -467,7 +464,7 @@ class Service:
         forms = [bool(request.request), bool(request.batch), request.HasField("get"), request.HasField("keys")]
         if sum(forms) != 1:
             raise invalid("a request has exactly one of the fields request, batch, get and keys, and it is not empty")
-        call = _Begun(respond, has_deadline=_remaining(context) is not None)
+        call = _Begun(respond, has_deadline=remaining_time(context) is not None)
         if request.batch:
             self._serve_batch(request.batch, call)
         elif request.HasField("get"):
@@ -490,7 +487,10 @@ class Service:
             applied_index=status.applied_index,
             last_log_index=status.last_log_index,
             cluster_id=membership.cluster_id,
-            members=[wire.Member(id=id, address=address) for id, address in sorted(membership.addresses.items())],
+            members=[
+                wire.Member(id=id, address=address, is_learner=id in status.configuration.learners)
+                for id, address in sorted(membership.addresses.items())
+            ],
             version=__version__,
             keys=counts.keys,
             revision=counts.revision,
@@ -500,13 +500,14 @@ class Service:
             snapshot_index=status.snapshot_index,
             state_bytes=counts.state_bytes,
             quota_bytes=counts.quota_bytes,
+            membership=status.membership_of(membership.me),
         )
 
     def transfer_leadership(
         self, request: wire.TransferLeadershipRequest, context: grpc.ServicerContext
     ) -> wire.TransferLeadershipReply:
         """Have another member lead. Waits until it does; there is one such call at a time, or it is refused."""
-        remaining, longest = _remaining(context), self.limits.call_timeout
+        remaining, longest = remaining_time(context), self.limits.call_timeout
         slot = Slot[TransferOutcome]()
         self.host.bring(TransferRequest(request.target, slot.answer))
         outcome = slot.wait(longest if remaining is None else min(remaining, longest))
@@ -645,7 +646,7 @@ class _Begun(NamedTuple):
     has_deadline: bool
 
 
-def _remaining(context: grpc.ServicerContext) -> float | None:
+def remaining_time(context: grpc.ServicerContext) -> float | None:
     """Seconds until the call's deadline; None if it has none (gRPC then says: in a few hundred years)."""
     remaining = context.time_remaining()
     return None if remaining is None or remaining > _FOREVER else remaining

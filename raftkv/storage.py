@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from raftkv.disk import OS_DISK, TEMPORARY_SUFFIX, Disk, Lock, disk_errors, read_file, replace_file
 from raftkv.log_index import RecentEntries
@@ -75,13 +75,16 @@ class Storage:
         path: str | os.PathLike[str],
         *,
         member_id: int,
-        members: Mapping[int, str],
+        members: Mapping[int, str] | None,
         disk: Disk = OS_DISK,
         segment_bytes: int = SEGMENT_BYTES,
         cache_bytes: int = CACHE_BYTES,
         incarnation: bytes | None = None,
+        cluster_id: bytes = b"",
+        address: str = "",
     ) -> None:
-        """Open the directory of member `member_id`, or make it.
+        """Open the directory of member `member_id`, or make it. `members` are the founding members; None: the member
+        joins a cluster that runs already, `cluster_id`, and listens on `address`.
 
         `segment_bytes` is the size at which a new segment is begun, `cache_bytes` that of the end of the log that is
         kept in memory. A new directory's `incarnation` is random unless it is given. Raises StorageError if the
@@ -101,7 +104,8 @@ class Storage:
         self._snapshot_numbers = count(1)
         self._leftovers: deque[str] = deque()
         """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
-        wanted = Identity(member_id, dict(members), incarnation or os.urandom(16))
+        self._joins = members is None
+        wanted = Identity(member_id, dict(members or {}), incarnation or os.urandom(16), cluster_id, address)
         with ExitStack() as opened:
             opened.callback(self._take_lock().release)
             self.identity = self._read_or_create_identity(wanted)
@@ -142,10 +146,15 @@ class Storage:
         identity = decode_identity(read_file(self._disk, self._path(IDENTITY)), self._path(IDENTITY))
         if identity.member_id != wanted.member_id:
             what = f"belongs to node {identity.member_id}, not to node {wanted.member_id}"
-        elif identity.members != wanted.members:
-            what = f"belongs to a cluster with other addresses ({_show_members(identity.members)})"
+        elif wanted.cluster_id and identity.cluster_id not in (b"", wanted.cluster_id):
+            what = "belongs to another cluster"
+        elif self._joins or identity.members == wanted.members:
+            cluster_id, address = identity.cluster_id or wanted.cluster_id, wanted.address or identity.address
+            return dataclasses.replace(identity, cluster_id=cluster_id, address=address)
+        elif not identity.members:
+            raise StorageError(f"{self._directory}: joined its cluster while that was running; start it with --join")
         else:
-            return identity
+            what = f"belongs to a cluster with other addresses ({_show_members(identity.members)})"
         raise StorageError(f"{self._directory}: {what}; give this node a directory of its own, or start that one")
 
     def _create(self, identity: Identity, names: Sequence[str]) -> None:
@@ -252,8 +261,15 @@ class Storage:
         if self.identity.cluster_id == cluster_id:
             return
         assert not self.identity.cluster_id, "a directory never changes its cluster"
+        self._change_identity(cluster_id=cluster_id)
+
+    def remember_address(self, address: str) -> None:
+        if self.identity.address != address:
+            self._change_identity(address=address)
+
+    def _change_identity(self, **fields: Any) -> None:
         with self._writing():
-            identity = dataclasses.replace(self.identity, cluster_id=cluster_id)
+            identity = dataclasses.replace(self.identity, **fields)
             self._replace(IDENTITY, encode_identity(identity))
             self.identity = identity
 
@@ -361,6 +377,15 @@ def check_snapshot(disk: Disk, directory: str, metadata: Metadata) -> None:
     if metadata.snapshot is not None:
         path = os.path.join(directory, snapshot_name(metadata.snapshot.last.index))
         check_size(disk, path, metadata.snapshot_bytes, RESTORE)
+
+
+def read_identity(path: str | os.PathLike[str], disk: Disk = OS_DISK) -> Identity | None:
+    """Whose directory this is, as far as that can be told without opening it; None if it can't."""
+    name = os.path.join(os.path.abspath(path), IDENTITY)
+    try:
+        return decode_identity(read_file(disk, name), name)
+    except StorageError:
+        return None
 
 
 def _make_directories(disk: Disk, path: str) -> None:

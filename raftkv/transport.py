@@ -226,21 +226,25 @@ def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Who this member is, and who belongs to its cluster. Replaced as a whole when the cluster's id becomes known."""
+    """Who this member is, and who belongs to its cluster. Replaced as a whole when that changes."""
 
     me: int
     addresses: Mapping[int, str]
-    """Of all members, this one included."""
+    """Of all members, by the latest configuration, and this one's own in any case."""
     cluster_id: bytes = b""
     """Empty until known."""
     incarnation: bytes = b""
     """Of this member's data directory."""
+    founders: Mapping[int, str] | None = None
+    """The addresses that the founding members were started with, if they are others than `addresses`; none of a member
+    that has joined later."""
     digest: bytes = field(init=False)
-    """Of the addresses: tells two clusters apart that have no id yet."""
+    """Of the founders: tells two clusters apart that have no id yet. Empty if there are none."""
 
     def __post_init__(self) -> None:
-        text = "\n".join(f"{member}={address}" for member, address in sorted(self.addresses.items()))
-        object.__setattr__(self, "digest", blake2b(text.encode(), digest_size=16).digest())
+        founders = self.addresses if self.founders is None else self.founders
+        text = "\n".join(f"{member}={address}" for member, address in sorted(founders.items()))
+        object.__setattr__(self, "digest", blake2b(text.encode(), digest_size=16).digest() if founders else b"")
 
     def identity_for(self, recipient: int) -> wire.Identity:
         """The header of a request from this member."""
@@ -259,7 +263,9 @@ class Membership:
         if header.sender and header.sender != claimed:
             raise Malformed(f"a request of node {claimed} can't come from node {header.sender}")
         here = f"node {self.me} at {self.addresses[self.me]}"
-        if claimed == self.me or claimed not in self.addresses:
+        # A member of the same cluster that is none as far as this one knows: its log, or ours, is behind (diss. 4.1).
+        is_of_cluster = bool(self.cluster_id) and header.cluster_id == self.cluster_id
+        if claimed in (0, self.me) or (claimed not in self.addresses and not is_of_cluster):
             raise Stranger(f"{here} has no peer with id {claimed} in its list of members")
         if header.recipient and header.recipient != self.me:
             raise Stranger(f"this is {here}, not node {header.recipient}: check the order of the addresses")
@@ -267,7 +273,7 @@ class Membership:
             if header.cluster_id != self.cluster_id:
                 theirs, ours = header.cluster_id.hex()[:8], self.cluster_id.hex()[:8]
                 raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
-        elif header.members_digest and header.members_digest != self.digest:
+        elif header.members_digest and self.digest and header.members_digest != self.digest:
             raise Stranger(f"{here} was started with another list of members: {self._list_of_members()}")
 
     def _list_of_members(self) -> str:

@@ -404,7 +404,9 @@ class Raft:
             self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote, released=released))
 
     def _handle_request_vote(self, request: RequestVote) -> None:
-        up_to_date = request.last >= self.log.last
+        # Whoever belongs to nothing yet may have belonged here before, and have lost what it has voted then. Nobody
+        # needs its vote: by the time that it counts, the log tells who is a member.
+        up_to_date = request.last >= self.log.last and bool(self.configuration.members)
         if request.pre_vote:
             granted = request.term > self.current_term and up_to_date and not self._hears_a_leader()
             term = request.term if granted else self.current_term
@@ -555,6 +557,9 @@ class Raft:
         if follower.leader_id != request.sender:
             follower.leader_id = request.sender
             self._note(f"follows {request.sender}, the leader of term {self.current_term}")
+        if not self.configuration.members and not self.voted_for:
+            # As above: it must not vote for another in this term, in which its earlier self may have elected this one.
+            self._hard_state = replace(self._hard_state, voted_for=request.sender)
         follower.leader_heard_at = self._now
         follower.election_deadline = self._draw_election_deadline()
 
@@ -651,7 +656,8 @@ class Raft:
         if progress.next_index > self.log.last_index or not progress.may_send(self.config.max_appends_in_flight):
             return False
         if progress.next_index <= self.log.previous.index:
-            self._send_snapshot(peer, progress)
+            if peer not in leader.leaving:  # a removal is not worth that much
+                self._send_snapshot(peer, progress)
             return False
         entries = self.log.entries(progress.next_index, self.log.last_index, self.config.max_append_bytes)
         self._send_append(leader, peer, progress.next_index - 1, entries)

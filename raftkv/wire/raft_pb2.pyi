@@ -176,15 +176,17 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("id", "address")
+    __slots__ = ("id", "address", "is_learner")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    IS_LEARNER_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    is_learner: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes")
+    __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +205,7 @@ class StatusReply(_message.Message):
     SNAPSHOT_INDEX_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     id: int
     role: str
     term: int
@@ -221,7 +224,26 @@ class StatusReply(_message.Message):
     snapshot_index: int
     state_bytes: int
     quota_bytes: int
-    def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ..., log_syncs: _Optional[int] = ..., first_log_index: _Optional[int] = ..., snapshot_index: _Optional[int] = ..., state_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ...) -> None: ...
+    membership: str
+    def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ..., log_syncs: _Optional[int] = ..., first_log_index: _Optional[int] = ..., snapshot_index: _Optional[int] = ..., state_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., membership: _Optional[str] = ...) -> None: ...
+
+class ChangeMembershipRequest(_message.Message):
+    __slots__ = ("add", "remove")
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    add: Member
+    remove: int
+    def __init__(self, add: _Optional[_Union[Member, _Mapping]] = ..., remove: _Optional[int] = ...) -> None: ...
+
+class ChangeMembershipReply(_message.Message):
+    __slots__ = ("success", "leader_id", "leader_address")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    leader_id: int
+    leader_address: str
+    def __init__(self, success: bool = ..., leader_id: _Optional[int] = ..., leader_address: _Optional[str] = ...) -> None: ...
 
 class InstallSnapshotRequest(_message.Message):
     __slots__ = ("term", "leader_id", "last_index", "last_term", "time_ms", "configuration", "size", "checksum", "identity", "offset", "data", "data_checksum")

@@ -84,6 +84,11 @@ class RaftNodeStub(object):
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.SerializeToString,
                 response_deserializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.FromString,
                 _registered_method=True)
+        self.ChangeMembership = channel.unary_unary(
+                '/RaftNode/ChangeMembership',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.ChangeMembershipRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.ChangeMembershipReply.FromString,
+                _registered_method=True)
 
 
 class RaftNodeServicer(object):
@@ -154,6 +159,14 @@ class RaftNodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMembership(self, request, context):
+        """For operators: add a member, remove one, or change its address. Sent to the leader; answered once it is committed.
+        FAILED_PRECONDITION: refused. RESOURCE_EXHAUSTED: not possible just now. Either way nothing has been done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RaftNodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +214,11 @@ def add_RaftNodeServicer_to_server(servicer, server):
                     servicer.TransferLeadership,
                     request_deserializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.FromString,
                     response_serializer=raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.SerializeToString,
+            ),
+            'ChangeMembership': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMembership,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.ChangeMembershipRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.ChangeMembershipReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -446,6 +464,33 @@ class RaftNode(object):
             '/RaftNode/TransferLeadership',
             raftkv_dot_wire_dot_raft__pb2.TransferLeadershipRequest.SerializeToString,
             raftkv_dot_wire_dot_raft__pb2.TransferLeadershipReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMembership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/RaftNode/ChangeMembership',
+            raftkv_dot_wire_dot_raft__pb2.ChangeMembershipRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.ChangeMembershipReply.FromString,
             options,
             channel_credentials,
             insecure,

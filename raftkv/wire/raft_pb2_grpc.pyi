@@ -81,6 +81,14 @@ class RaftNodeStub:
     ABORTED: it has not taken over in time, and the leader goes on.
     """
 
+    ChangeMembership: grpc.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.ChangeMembershipRequest,
+        raftkv.wire.raft_pb2.ChangeMembershipReply,
+    ]
+    """For operators: add a member, remove one, or change its address. Sent to the leader; answered once it is committed.
+    FAILED_PRECONDITION: refused. RESOURCE_EXHAUSTED: not possible just now. Either way nothing has been done.
+    """
+
 class RaftNodeAsyncStub:
     AppendEntries: grpc.aio.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.AppendEntriesRequest,
@@ -138,6 +146,14 @@ class RaftNodeAsyncStub:
     ]
     """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
     ABORTED: it has not taken over in time, and the leader goes on.
+    """
+
+    ChangeMembership: grpc.aio.UnaryUnaryMultiCallable[
+        raftkv.wire.raft_pb2.ChangeMembershipRequest,
+        raftkv.wire.raft_pb2.ChangeMembershipReply,
+    ]
+    """For operators: add a member, remove one, or change its address. Sent to the leader; answered once it is committed.
+    FAILED_PRECONDITION: refused. RESOURCE_EXHAUSTED: not possible just now. Either way nothing has been done.
     """
 
 class RaftNodeServicer(metaclass=abc.ABCMeta):
@@ -215,6 +231,16 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[raftkv.wire.raft_pb2.TransferLeadershipReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.TransferLeadershipReply]]:
         """For operators: have another member lead. Answered once it does. FAILED_PRECONDITION: refused, nothing has been done;
         ABORTED: it has not taken over in time, and the leader goes on.
+        """
+
+    @abc.abstractmethod
+    def ChangeMembership(
+        self,
+        request: raftkv.wire.raft_pb2.ChangeMembershipRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[raftkv.wire.raft_pb2.ChangeMembershipReply, collections.abc.Awaitable[raftkv.wire.raft_pb2.ChangeMembershipReply]]:
+        """For operators: add a member, remove one, or change its address. Sent to the leader; answered once it is committed.
+        FAILED_PRECONDITION: refused. RESOURCE_EXHAUSTED: not possible just now. Either way nothing has been done.
         """
 
 def add_RaftNodeServicer_to_server(servicer: RaftNodeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -34,6 +34,8 @@ from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import Batch, SizeLimits, decode_batch, find_refused
 from raftkv.raft.types import EntryKind
 from raftkv.wire.raft_pb2 import (
+    ChangeMembershipReply,
+    ChangeMembershipRequest,
     ClientReply,
     ClientRequest,
     Member,
@@ -111,6 +113,12 @@ class FakeMember(RaftNodeServicer):
             self._server.stop(None).wait()
             self._server = None
 
+    def move(self) -> None:
+        """To another address, at which it is started anew."""
+        self.kill()
+        self.address = f"127.0.0.1:{free_port()}"
+        self.start()
+
     def pause(self) -> None:
         self.resumed.clear()
 
@@ -165,6 +173,11 @@ class FakeMember(RaftNodeServicer):
     ) -> TransferLeadershipReply:
         return self.cluster.transfer(self, request.target, context)
 
+    def ChangeMembership(  # noqa: N802
+        self, request: ChangeMembershipRequest, context: Context
+    ) -> ChangeMembershipReply:
+        return self.cluster.change_membership(self, request, context)
+
     def Status(self, request: StatusRequest, context: Context) -> StatusReply:  # noqa: N802
         self.resumed.wait()
         self.status_calls += 1
@@ -207,6 +220,10 @@ class FakeCluster:
         self.transfers_in_spite = False
         """Those that fail are carried out."""
         self.arrived: list[Arrived] = []
+        self.changes: list[ChangeMembershipRequest] = []
+        """Of the membership, as far as they have arrived."""
+        self.change_refusals: deque[tuple[grpc.StatusCode, str]] = deque()
+        self.learners: set[int] = set()
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
         self._script: deque[Step] = deque()
@@ -280,12 +297,23 @@ class FakeCluster:
             applied_index=machine.applied_index,
             last_log_index=machine.applied_index,
             cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
-            members=[Member(id=m.id, address=m.address) for m in self.members.values()],
+            members=[
+                Member(id=m.id, address=m.address, is_learner=m.id in self.learners) for m in self.members.values()
+            ],
             version="fake",
             keys=len(machine),
             revision=machine.revision,
             serving=leads,
         )
+
+    def change_membership(
+        self, member: FakeMember, request: ChangeMembershipRequest, context: Context
+    ) -> ChangeMembershipReply:
+        """What the test has said, for each call in turn; then success, of the leader."""
+        self.changes.append(request)
+        if self.change_refusals:
+            context.abort(*self.change_refusals.popleft())
+        return ChangeMembershipReply(success=member.id == self.leader_id, leader_id=self.leader_id)
 
     def carry_out(self, member: FakeMember, request: ClientRequest) -> ClientReply:
         """What the member should do with a request."""

@@ -140,6 +140,18 @@ MEMBERSHIP = [
         _RULES,
     ),
     Mutant(
+        "a member that belongs to nothing yet votes",
+        (),
+        (Patch(_CORE, "Raft._handle_request_vote", " and bool(self.configuration.members)", ""),),
+        _RULES,
+    ),
+    Mutant(
+        "a newcomer may vote in the term of its first leader",
+        (),
+        (Patch(_CORE, "Raft._follow", "if not self.configuration.members and not self.voted_for:", "if False:"),),
+        _RULES,
+    ),
+    Mutant(
         "a learner is promoted before it has caught up",
         (),
         (Patch("raft/catching_up.py", "CatchingUp.is_done", "return False", "return True"),),

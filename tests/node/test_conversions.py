@@ -226,6 +226,29 @@ def test_another_list_of_members_is_refused_unless_both_know_that_they_are_of_on
             with_cluster(MEMBERS, mine).admit(request_from(moved))
 
 
+def test_who_is_no_member_yet_is_admitted_if_it_is_of_the_same_cluster() -> None:
+    """Dissertation, 4.1: the log of one of the two may be behind. Only a cluster's id says so."""
+    joiner = Membership(4, {4: "h:4"}, ONE, founders={})
+    with_cluster(MEMBERS, ONE).admit(request_from(joiner))
+    joiner.admit(request_from(with_cluster(PEER, ONE), to=4))
+    for mine, theirs in ((b"", ONE), (ONE, b""), (b"", b""), (ONE, OTHER)):
+        with pytest.raises(Stranger, match="no peer with id 4"):
+            with_cluster(MEMBERS, mine).admit(request_from(Membership(4, {4: "h:4"}, theirs, founders={})))
+
+
+def test_nobody_is_no_member_of_any_cluster() -> None:
+    request = wire.RequestVoteRequest(term=1, candidate_id=0, identity=wire.Identity(cluster_id=ONE))
+    with pytest.raises(Stranger, match="no peer with id 0"):
+        with_cluster(MEMBERS, ONE).admit(request)
+
+
+def test_the_founders_tell_two_clusters_apart_whoever_belongs_to_them_now() -> None:
+    founders = {1: "h:1", 2: "h:2", 3: "h:3"}
+    now = Membership(2, {2: "h:2", 3: "elsewhere:3", 9: "h:9"}, founders=founders)
+    MEMBERS.admit(request_from(now))
+    assert Membership(4, {4: "h:4"}, founders={}).digest == b""
+
+
 def test_a_request_for_another_member_is_refused() -> None:
     with pytest.raises(Stranger, match="this is node 1 at h:1, not node 3"):
         MEMBERS.admit(request_from(PEER, to=3))

@@ -16,7 +16,7 @@ from raftkv.operations import Batch, Code, Operation, Status, TermSettings, enco
 from raftkv.raft.messages import AppendEntries, RequestVote
 from raftkv.raft.types import ORIGIN, Entry, EntryKind
 from raftkv.replica import Input, NotLeader, Query, Unknown, Write
-from raftkv.service import _remaining
+from raftkv.service import remaining_time
 from raftkv.streams import Answers
 from raftkv.transport import Membership, request_to_wire
 from raftkv.wire import raft_pb2 as wire
@@ -214,7 +214,7 @@ def test_an_opened_session_is_answered_with_its_id_and_can_be_closed(node: FakeN
 def test_a_deadline_in_a_few_hundred_years_is_none(remaining: float | None, deadline: float | None) -> None:
     context = Mock(spec=grpc.ServicerContext)
     context.time_remaining.return_value = remaining
-    assert _remaining(context) == deadline
+    assert remaining_time(context) == deadline
 
 
 @pytest.mark.parametrize(

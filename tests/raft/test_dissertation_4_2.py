@@ -9,9 +9,10 @@ import pytest
 
 from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.configuration import Add, Promote, Remove
-from raftkv.raft.messages import AppendEntries
+from raftkv.raft.messages import AppendEntries, RequestVoteReply
+from raftkv.raft.types import NOBODY
 from raftkv.replica import Applied, NotLeader
-from tests.raft.lone import DEFAULTS, Lone, at, only
+from tests.raft.lone import DEFAULTS, Lone, at, members_entry, only
 from tests.support.raft_cluster import Cluster
 
 TIMEOUT = DEFAULTS.election_timeout
@@ -122,6 +123,35 @@ def test_what_was_known_of_the_log_of_a_removed_member_is_not_true_of_the_one_th
     lone.change(Add(3, "c:2"))
 
     assert lone.leader.progress[3].match_index == 0
+
+
+def newcomer() -> Lone:
+    """Member 3, added again with an empty disk."""
+    lone = Lone(me=3)
+    lone.configuration = NOBODY
+    lone.restart()
+    return lone
+
+
+def test_a_member_that_belongs_to_nothing_yet_has_no_vote() -> None:
+    """Beyond the dissertation: it may have been a member before, and have voted in this very term."""
+    lone = newcomer()
+
+    replies = lone.step(lone.vote_request(1, term=5, pre_vote=True), lone.vote_request(1, term=5))
+
+    assert [reply.granted for reply in only(RequestVoteReply, replies)] == [False, False]
+
+
+def test_once_it_has_followed_a_leader_it_votes_for_nobody_else_in_that_term() -> None:
+    """The same, when its log tells it of a time at which its earlier self was a member."""
+    lone = newcomer()
+    lone.step(AppendEntries(2, 3, 5, at(0, 0), (members_entry(1, 1, 2, 3, term=1),), 0, 0, 1))
+    lone.restart()
+
+    [refused] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=5, last=at(9, 4))))
+    [granted] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=6, last=at(9, 4))))
+
+    assert (refused.granted, granted.granted) == (False, True)
 
 
 # ---- 4.2.2: removing the current leader ------------------------------------------------------------------------------

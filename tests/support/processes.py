@@ -105,6 +105,8 @@ class Node:
     def __init__(self, cluster: Cluster, node_id: int, address: str) -> None:
         self.id = node_id
         self.address = address
+        self.joins = False
+        """It is no founding member, or is to ask the others where it belongs."""
         self.data_dir = cluster.directory / f"node-{node_id}"
         self._stdout = cluster.directory / f"node-{node_id}.out"
         self._stderr = cluster.directory / f"node-{node_id}.log"
@@ -142,8 +144,12 @@ class Node:
     def command(self, *options: str) -> list[str]:
         """The words that start this node: default data directory, the cluster's settings."""
         cluster = self._cluster
-        words = [sys.executable, *cluster.program, str(self.id), *(node.address for node in cluster.nodes)]
+        members = ["--join", *self._others()] if self.joins else cluster.founders
+        words = [sys.executable, *cluster.program, str(self.id), *members]
         return [*words, "--data-dir", str(self.data_dir), "--config", str(cluster.config), *options]
+
+    def _others(self) -> list[str]:
+        return [node.address for node in self._cluster.nodes if node is not self and node.is_running]
 
     def wait_ready(self) -> None:
         """Return once the node has said that it serves."""
@@ -338,7 +344,25 @@ class Cluster:
         directory.mkdir(parents=True, exist_ok=True)
         self.configure(settings or {})
         self.nodes = [Node(self, i, address) for i, address in enumerate(addresses or free_addresses(size), start=1)]
+        self.founders = [node.address for node in self.nodes]
+        """What the founding members are started with."""
         self._callers: dict[str, PlainCaller] = {}
+
+    def join(self, client: Client) -> Node:
+        """Have a new member added, started, and become a voter."""
+        node = Node(self, len(self.nodes) + 1, *free_addresses(1))
+        node.joins = True
+        self.nodes.append(node)
+        client.add_member(node.id, node.address)
+        node.start()
+        self.wait_voter(client, node)
+        return node
+
+    def wait_voter(self, client: Client, node: Node, seconds: float = 30.0) -> None:
+        """Wait until the node has its vote."""
+        wait_until(
+            lambda: any(m.id == node.id and not m.is_learner for m in client.members()), f"{node} is a voter", seconds
+        )
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Settings for the nodes that start from now on."""

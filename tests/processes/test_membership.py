@@ -1,0 +1,205 @@
+"""Changes of the membership, with real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from raftkv import Client, Error, NotApplied
+from tests.processes.conftest import MakeCluster
+from tests.support.processes import ROOT, Cluster, Node, free_addresses, run, unexpected_in, wait_until
+
+QUICK = {"ELECTION_TIMEOUT": 0.3, "HEARTBEAT_INTERVAL": 0.05, "LEASE_DURATION": 0.2}
+
+
+@contextmanager
+def load(client: Client) -> Iterator[list[str]]:
+    """Writes all the time, by one client; what has been acknowledged. A call that fails fails the test."""
+    acknowledged: list[str] = []
+    errors: list[Error] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            key = f"k{len(acknowledged)}"
+            try:
+                client.set(key, key)
+            except Error as error:
+                errors.append(error)
+                return
+            acknowledged.append(key)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    wait_until(lambda: acknowledged, "a write is acknowledged")
+    yield acknowledged
+    stop.set()
+    thread.join()
+    assert not errors, errors
+
+
+def ids(client: Client) -> list[int]:
+    return [member.id for member in client.members()]
+
+
+def check_logs(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        assert not unexpected_in(node.whole_log), node.whole_log
+
+
+@pytest.mark.timeout(120)
+def test_three_members_become_five_and_three_others_without_a_failed_call(make_cluster: MakeCluster) -> None:
+    """Each founding member is replaced in turn, the leader too, while clients write."""
+    cluster: Cluster = make_cluster(size=3)
+    cluster.start()
+    with cluster.client() as client, load(client) as acknowledged:
+        cluster.join(client)
+        cluster.join(client)
+        assert ids(client) == [1, 2, 3, 4, 5]
+        for old in (1, 2, 3):
+            client.remove_member(old)
+            cluster[old].stop()
+            if old == 1:
+                cluster.join(client)  # so that never fewer than four are there
+        cluster.leader()
+        assert ids(client) == [4, 5, 6]
+        before = len(acknowledged)
+        wait_until(lambda: len(acknowledged) > before + 100, "a hundred more writes")
+    assert all(client_value(cluster, key) == key for key in acknowledged[:: max(1, len(acknowledged) // 20)])
+    check_logs(cluster)
+
+
+def client_value(cluster: Cluster, key: str) -> str:
+    with Client(cluster.addresses[3:]) as client:
+        return (client.get(key) or b"").decode()
+
+
+@pytest.mark.timeout(120)
+def test_members_start_again_with_their_old_command_lines(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1, settings=QUICK)
+    cluster.start()
+    with cluster.client() as client:
+        cluster.join(client)
+        cluster.join(client)
+        client.set("k", "v")
+        cluster.kill()
+    cluster.start()  # those that have joined ask around, find nobody, and go on with what they know
+    with cluster.client() as client:
+        assert client.get("k") == b"v"
+        assert ids(client) == [1, 2, 3]
+    check_logs(cluster)
+
+
+@pytest.mark.timeout(120)
+def test_a_member_moves_to_another_address(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=3, settings=QUICK)
+    cluster.start()
+    with cluster.client() as client:
+        moving = cluster.followers()[0]
+        (address,) = free_addresses(1)
+        client.add_member(moving.id, address)
+        wait_until(lambda: f"is to be reached at {address} from now on" in moving.log, "it is told to move")
+        moving.stop()
+        moving.address = address
+
+        moving.start()  # with the founding members' addresses, its old one among them
+
+        assert f"ready on {address}\n" in moving.output
+        cluster.wait_caught_up()
+        moving.stop()
+        (address,) = free_addresses(1)
+        client.add_member(moving.id, address)  # while it is away
+        moving.address, moving.joins = address, True
+        moving.start()
+        client.set("k", "v")
+        cluster.wait_caught_up()
+        assert {m.id: m.address for m in client.members()}[moving.id] == address
+    check_logs(cluster)
+
+
+def program(cluster: Cluster, *commands: str) -> str:
+    words = [word for command in commands for word in ("-c", command)]
+    return run([sys.executable, str(ROOT / "client.py"), *cluster.addresses, *words], cluster.directory).stdout
+
+
+@pytest.mark.timeout(120)
+def test_the_commands_of_the_program(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1, settings=QUICK)
+    cluster.start()
+    node = Node(cluster, 2, *free_addresses(1))
+    node.joins = True
+    cluster.nodes.append(node)
+
+    assert program(cluster, f"ADD 2={node.address}") == "OK\n"
+    node.start()
+    wait_until(lambda: "2  " + node.address + "  voter" in program(cluster, "MEMBERS"), "it is a voter")
+    assert program(cluster, "REMOVE 7").startswith("ERROR FAILED_PRECONDITION: there is no member 7; nothing has been")
+    assert program(cluster, "REMOVE 1", "MEMBERS").splitlines()[0] == "OK"
+    assert [line.split()[0] for line in program(cluster, "MEMBERS").splitlines()[1:]] == ["2"]
+
+
+def refused(node: Node, *words: str) -> str:
+    """What a node says that is started so and can't run."""
+    done = subprocess.run(node.command(*words), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert not node.data_dir.exists()
+    return done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_node_that_was_not_added_can_not_join(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1, settings=QUICK)
+    cluster.start()
+    cluster.leader()
+    node = Node(cluster, 2, *free_addresses(1))
+    node.joins = True
+    line = refused(node)
+    assert line == (
+        f"raft_node.py: cannot join the cluster: node 2 is not one of its members (1={cluster[1].address}); add it "
+        "first, with the client's command ADD 2=<host>:<port>\n"
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_directory_that_has_joined_is_not_a_founding_members(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=1, settings=QUICK)
+    cluster.start()
+    with cluster.client() as client:
+        node = cluster.join(client)
+    node.stop()
+    node.joins = False
+    cluster.founders.append(node.address)
+    node.start(wait=False)
+    done = node.wait()
+    assert done.status == 1
+    assert done.stderr.endswith(": joined its cluster while that was running; start it with --join\n")
+
+
+@pytest.mark.timeout(120)
+def test_a_removed_member_knows_it_and_disturbs_nobody(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=3, settings=QUICK)
+    cluster.start()
+    leader, gone = cluster.leader(), cluster.followers()[0]
+    with cluster.client() as client:
+        client.remove_member(gone.id)
+        wait_until(lambda: "is no member of the cluster any more" in gone.log, "it knows")
+        term = leader.status()
+        gone.stop()
+        gone.start()
+        status = gone.status()
+        assert status is not None
+        assert status.membership == "none"
+        with load(client) as acknowledged:
+            wait_until(lambda: len(acknowledged) > 300, "300 writes")
+        now = leader.status()
+        assert term is not None
+        assert now is not None
+        assert (now.term, now.role) == (term.term, "leader")
+        with Client([gone.address], timeout=1.0) as lost, pytest.raises(NotApplied):
+            lost.remove_member(99)
+    check_logs(cluster)
