@@ -5,8 +5,10 @@ names some, up to the first that finds a violation; either is enough. A test tha
 could not begin (an error in collecting the tests, no test found) or did not end in time proves nothing and is reported
 as such; a single test that does not end within `_TEST_LIMIT` has failed.
 
-A kill means something only if the same test passes without the bug. `confirm` runs all tests that have killed once
-more, on a copy that nobody has patched.
+A kill means something only if it is the bug's doing: the same test must fail once more with it, and pass without it. A
+test that fails by chance does neither for certain, so both are asked for. `judge` runs a killer a second time, and goes
+on looking behind one that does not kill again; `confirm` runs all tests that have killed once more, on a copy that
+nobody has patched.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (.+?::.+?)(?: - .*)?$", re.MULTI
 """pytest's line for a test that has failed; for a file that can't be collected it names no test."""
 _VIOLATION: Final = re.compile(r"^(seed [0-9]+): ", re.MULTILINE)
 _MORE_SEEDS: Final = "1-100"
+_NO_TESTS: Final = 5
+"""pytest's exit status when it has found none."""
 
 _LAYERS: Final = (
     ("tests/raft/test_paper", "paper"),
@@ -79,10 +83,10 @@ def judge(mutant: Mutant) -> Verdict:
     trouble = ""
     try:
         with sandbox(mutant) as directory:
-            found, trouble = _run_tests(directory, mutant.tests) if mutant.tests else (None, "")
+            found, trouble = _find_test(directory, mutant.tests) if mutant.tests else (None, "")
             killers += [found] if found else []
             if mutant.seeds and not trouble:
-                found, trouble = _run_seeds(directory, [*map(str, mutant.seeds), _MORE_SEEDS])
+                found, trouble = _find_seed(directory, mutant.seeds)
                 killers += [found] if found else []
     except LookupError as lost:
         trouble = f"the patch has lost its place: {lost}"
@@ -100,17 +104,41 @@ def confirm(killers: Sequence[Killer]) -> str:
     return trouble or (f"{found.test} fails without any mutant" if found else "")
 
 
+def _find_test(directory: Path, tests: Sequence[str]) -> tuple[Killer | None, str]:
+    """The first test that fails, and fails again."""
+    by_chance: list[str] = []
+    while True:
+        found, trouble = _run_tests(directory, tests, but=by_chance)
+        if not found:
+            return None, trouble
+        again, _ = _run_tests(directory, [found.test])
+        if again:
+            return found, ""
+        by_chance.append(found.test)
+
+
+def _find_seed(directory: Path, seeds: Sequence[int]) -> tuple[Killer | None, str]:
+    """The first seed that finds a violation, and finds it again: it would be a bug of the simulator if it did not."""
+    found, trouble = _run_seeds(directory, [*map(str, seeds), _MORE_SEEDS])
+    if found and not _run_seeds(directory, [found.test.removeprefix("seed ")])[0]:
+        return None, f"{found.test} has found a violation once, and not again"
+    return found, trouble
+
+
 def layer_of(test: str) -> str:
     return next((layer for path, layer in _LAYERS if test.startswith(path)), "unit")
 
 
-def _run_tests(directory: Path, tests: Sequence[str], time_limit: float = _TIME_LIMIT) -> tuple[Killer | None, str]:
+def _run_tests(
+    directory: Path, tests: Sequence[str], time_limit: float = _TIME_LIMIT, but: Sequence[str] = ()
+) -> tuple[Killer | None, str]:
     command = ["-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", f"--timeout={_TEST_LIMIT}"]
-    status, output = _run(directory, [*command, *tests], _FAILED, time_limit)
+    left_out = [f"--deselect={test}" for test in but]
+    status, output = _run(directory, [*command, *left_out, *tests], _FAILED, time_limit)
     failed = _FAILED.search(output)
     if failed and status in (1, None):
         return Killer(layer_of(failed[1]), failed[1]), ""
-    return None, "" if status == 0 else f"pytest {_shown(status, output)}"
+    return None, "" if status == 0 or (but and status == _NO_TESTS) else f"pytest {_shown(status, output)}"
 
 
 def _run_seeds(directory: Path, words: Sequence[str]) -> tuple[Killer | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,36 @@ def test_a_test_that_fails_without_a_mutant_is_no_proof() -> None:
     good = Killer("unit", "tests/raft/test_quorum.py::test_a_voter_without_a_value_has_reached_nothing")
     assert confirm([good, Killer("simulation", "seed 1")]) == ""
     assert "status" in confirm([Killer("unit", "tests/raft/test_quorum.py::test_that_is_not_there")])
+
+
+BY_CHANCE = """
+from pathlib import Path
+
+def test_that_fails_the_first_time():
+    mark = Path(__file__).with_suffix(".mark")
+    is_first, _ = not mark.exists(), mark.touch()
+    assert not is_first
+"""
+
+
+@pytest.mark.parametrize("rest", ["", "def test_that_notices(): assert False"])
+def test_a_test_that_fails_once_and_not_again_is_no_killer(
+    rest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have failed by chance. Those behind it are looked at all the same."""
+    (tmp_path / "test_it.py").write_text(BY_CHANCE + rest)
+    monkeypatch.setattr("tests.mutants.runner.sandbox", lambda mutant: nullcontext(tmp_path))
+    verdict = judge(replace(HARMLESS, tests=("test_it.py",)))
+    assert [killer.test for killer in verdict.killers] == (["test_it.py::test_that_notices"] if rest else [])
+    assert rest or "SURVIVED" in verdict.outcome
+
+
+def test_a_seed_that_finds_a_violation_once_and_not_again_is_no_killer(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = iter(["seed 3: two leases\n", ""])
+    monkeypatch.setattr("tests.mutants.runner._run", lambda *words: (1 if (said := next(output)) else 0, said))
+    verdict = judge(replace(HARMLESS, tests=(), seeds=(3,)))
+    assert not verdict.killers
+    assert "seed 3" in verdict.outcome
 
 
 def test_a_test_belongs_to_a_layer() -> None:
