@@ -6,10 +6,13 @@ there; a dead member refuses at once and a hung one holds up nobody. Each answer
 member's address will do. While nobody leads, rounds repeat with a growing pause: an election of T seconds is noticed
 after about T/3 more at worst. One thread asks for all.
 
-What was found is believed for a second after the leader's last sign of life, so a busy client asks nobody, and an
-idle one checks before it sends. That makes the difference between "not applied" and "unknown": what was never sent to
-anyone is definite. A call that takes long says nothing about its leader, who may be slow or be stopped: `superseded`
-asks around whether somebody else leads now.
+What was found is believed for a second after the leader's last sign of life, and nobody opens a stream to one that is
+not believed: what was never sent to anyone is definite. On a stream that is open already, calls go out unasked, however
+long it has been idle. For the end of a stream tells an idle client, too, that its leader has gone: at once if the
+process has, after three seconds if nothing comes through (keepalive). What is sent before that has been noticed costs
+its caller a moment, not its time: who does not lead any more refuses it, and when there is no answer `superseded` asks
+around whether somebody else leads now. A call that takes long says by itself nothing about its leader, who may be slow
+or be stopped.
 """
 
 from __future__ import annotations

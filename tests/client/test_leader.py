@@ -122,6 +122,20 @@ def test_a_leader_that_hangs_is_left_when_another_is_elected(cluster: FakeCluste
     assert [a.member for a in cluster.arrived[arrived:]] == [2]
 
 
+@pytest.mark.parametrize("end", [FakeMember.pause, FakeMember.kill, FakeMember.resume])
+def test_a_client_that_was_idle_when_its_leader_was_replaced_finds_the_new_one_in_a_moment(
+    cluster: FakeCluster, client: Client, end: Callable[[FakeMember], None]
+) -> None:
+    """Whether the old one hangs, has gone, or says that it does not lead any more. The stream to it is still open, and
+    so the first call after the pause is sent to it."""
+    client.set("key", "1")
+    wait_until(lambda: client._pipeline._is_asleep, "the client has nothing to do")
+    cluster.elect(2)
+    end(cluster.members[1])
+    assert seconds(lambda: client.set("key", "2")) < QUICK
+    assert client.get("key") == b"2"
+
+
 def test_a_call_is_cancelled_when_its_leader_is_left(cluster: FakeCluster, client: Client) -> None:
     """Or the old leader would hold it, and a place among those that wait, until its time is over."""
     client.set("key", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,14 @@ from typing import Any
 import grpc
 import pytest
 
+from raftkv.calls import FutureCall
 from raftkv.client import Client, NotApplied, OutcomeUnknown
+from raftkv.operations import Code
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
     FakeCluster,
+    FakeMember,
+    FakeStream,
     Step,
     answer,
     doubtful,
@@ -137,6 +143,46 @@ def test_a_narrow_window_is_learnt_at_the_first_refusal() -> None:
         assert all(future.exception() is None for future in futures)
         assert client._pipeline._max_unanswered == SETTINGS.max_unanswered
         assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(200)]
+
+
+def test_no_write_overtakes_those_that_a_window_of_unknown_size_may_have_shut_out() -> None:
+    """The servers keep the answers of four; six go out, and the last two are refused. The first four are given up
+    meanwhile, so that the window of the seventh, taken by itself, would be wide enough."""
+    release = threading.Event()
+
+    def answer_late(member: FakeMember, request: ClientRequest, stream: FakeStream) -> None:
+        reply = answer(member, request, stream)
+        assert reply is not None
+
+        def later(reply: ClientReply = reply) -> None:
+            release.wait(LONG)
+            stream.answer(reply)
+
+        threading.Thread(target=later, daemon=True).start()
+
+    with (
+        FakeCluster(driver=Driver(replace(SETTINGS, max_unanswered=4))) as cluster,
+        Client(cluster.addresses, timeout=LONG) as client,
+    ):
+        client.set("0", "")
+        pipeline = client._pipeline
+        cluster.next_calls(answer_late)
+        calls = [
+            FutureCall(Code.SET, b"%d" % i, b"", b"", time.monotonic() + LONG, pipeline.cancel) for i in range(1, 7)
+        ]
+        for call in calls:
+            pipeline.enqueue(call)
+        pipeline.flush()
+        wait_until(lambda: not cluster._script, "the six have been carried out, as far as they are")
+        connection, arrived = pipeline._connection, len(cluster.arrived)
+        assert connection is not None
+        for call in calls[:4]:
+            assert isinstance(pipeline.abandon(call), OutcomeUnknown)
+        seventh = client.set_async("7", "")
+        wait_until(lambda: connection.is_full or len(cluster.arrived) > arrived, "the seventh waits, or has been sent")
+        release.set()
+        assert [future.exception(LONG) for future in (*calls[4:], seventh)] == [None] * 3
+        assert applied(cluster) == [b"%d" % i for i in range(8)]
 
 
 def test_values_that_do_not_fit_one_answer_are_asked_for_again(cluster: FakeCluster, client: Client) -> None:

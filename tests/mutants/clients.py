@@ -451,4 +451,16 @@ CLIENTS = [
         ),
         ("tests/client/test_futures.py",),
     ),
+    Mutant(
+        "a write overtakes those that a window of unknown size may have shut out",
+        (55,),
+        (Patch(_PIPELINE, "Pipeline._send_writes", "connection.probe = message", "pass"),),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
+        "nobody watches over the stream of a client that was idle",
+        (44,),
+        (Patch(_PIPELINE, "Pipeline.flush", "or self._is_asleep", ""),),
+        ("tests/client/test_leader.py",),
+    ),
 ]
