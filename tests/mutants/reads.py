@@ -172,7 +172,7 @@ READS = [
         _RULES,
     ),
     Mutant(
-        "the shortest of the voters' promises is enough",
+        "the last voter's promise is enough",
         (42,),
         (
             Patch(
@@ -183,6 +183,21 @@ READS = [
             ),
         ),
         _RULES,
+        (35,),
+    ),
+    Mutant(
+        "a follower that rejects the entries promises nothing",
+        (42,),
+        (
+            Patch(
+                _CORE,
+                "Raft._handle_append_entries",
+                "self._follow(request)",
+                "self._follow(request if self.log.holds(request.prev) else replace(request, lease_duration_ms=0))",
+            ),
+        ),
+        _RULES,
+        (10,),
     ),
     Mutant(
         "a leader that waits commits",

@@ -12,11 +12,15 @@ from collections.abc import Callable
 
 from raftkv.raft.messages import AppendEntries
 from tests.simulation.member import Member
+from tests.simulation.network import Link
 from tests.simulation.plan import Fault
 from tests.simulation.stage import Stage
 
 _AT_ONCE = 0.01
 """Steps between two looks for what does not last."""
+
+_SETTLED = 1.5
+"""Steps after which what was written before is everywhere, unless something is wrong."""
 
 _ASKED_AGAIN = 60
 """How many old requests of a link may come back at once."""
@@ -31,6 +35,8 @@ def stage_a_coup(stage: Stage) -> None:
     coup = stage.rng.choice(_COUPS)
     if _has_promises_of_other_lengths(stage, leader) and stage.rng.random() < 0.4:
         coup = _a_short_reign
+    elif _outlasts_an_election(leader) and stage.rng.random() < 0.4:
+        coup = stage.rng.choice([_one_remembers, _a_rejection_is_a_promise])
     coup(stage, leader)
 
 
@@ -38,6 +44,11 @@ def _has_promises_of_other_lengths(stage: Stage, leader: Member) -> bool:
     """Whether a successor may be promised much less than the leader is, and the two are not needed for a majority."""
     length = leader.config.lease_duration
     return len(stage.members) > 3 and any(m.config.lease_duration < length / 2 for m in stage.members.values())
+
+
+def _outlasts_an_election(leader: Member) -> bool:
+    """Whether its lease may still hold when another has been elected, who has waited for all promises but the last."""
+    return leader.config.lease_duration >= 3 * leader.config.election_timeout
 
 
 def _it_stands_still(stage: Stage, leader: Member) -> None:
@@ -113,11 +124,8 @@ def _the_rival_strikes(stage: Stage, leader: Member, rival: Member) -> None:
 def _some_are_deaf(stage: Stage, leader: Member) -> None:
     """A minority has not heard the leader for so long that it has promised nothing to it. Then the leader stands
     still, and so do those who heard it, but for one: of those who vote, it alone knows of the old leader's lease."""
-    others = [member for member in stage.members.values() if member is not leader]
-    stage.rng.shuffle(others)
-    minority = len(others) // 2
-    deaf, one, rest = others[:minority], others[minority], others[minority + 1 :]
-    stage.say(Fault.COUP, f"a coup: {', '.join(m.name for m in deaf)} hear nothing of {leader.name}, {one.name} does")
+    deaf, one, rest = _deaf_and_others(stage, leader)
+    stage.say(Fault.COUP, f"a coup: {_names(deaf)} hear nothing of {leader.name}, {one.name} does")
     for member in deaf:
         stage.network.cut(leader.name, member.name)
     begins = stage.rng.choice([1.0, 3.0]) + 2 * stage.rng.random()
@@ -125,6 +133,97 @@ def _some_are_deaf(stage: Stage, leader: Member) -> None:
         stage.in_steps(begins, _stop, stage, member, 2 + 3 * stage.rng.random())
     stage.in_steps(begins + 4, stage.heal)
     stage.quiet_until = stage.world.now + (begins + 5) * stage.step
+
+
+def _one_remembers(stage: Stage, leader: Member) -> None:
+    """A minority has not heard the leader for so long that its promises are over, but nobody has written meanwhile, so
+    that its logs are as good as any. Then the leader and others stand still: of those who vote, one alone has promised
+    something, and its vote comes before the others'."""
+    deaf, one, rest = _deaf_and_others(stage, leader)
+    stage.say(Fault.COUP, f"a coup: {one.name} alone will remember {leader.name}, and {_names(deaf)} will not")
+    begins = _SETTLED + _until_forgotten(stage, leader)
+    for client in stage.clients:
+        client.be_quiet(begins * stage.step)
+    for member in deaf:
+        stage.in_steps(_SETTLED, stage.network.cut, leader.name, member.name)
+    lasts = 4 + 2 * stage.rng.random()
+    for member in (leader, *rest):
+        stage.in_steps(begins, _stop, stage, member, lasts)
+    links = [stage.network.links[a.name, b.name] for a in deaf for b in deaf if a is not b]
+    stage.in_steps(begins, _delay_votes, stage, links, lasts)
+    stage.in_steps(begins + lasts, stage.heal)
+    stage.quiet_until = stage.world.now + (begins + lasts + 1) * stage.step
+
+
+def _delay_votes(stage: Stage, links: list[Link], within: float) -> None:
+    """Once somebody has asked for votes that count, let what passes over these links take its time."""
+
+    def delay() -> None:
+        for link in links:
+            stage.network.clog(link)
+            stage.in_steps(0.3, stage.network.unclog, link)
+
+    names = {link.source for link in links}
+    running = [member for member in stage.members.values() if member.name in names and member.replica is not None]
+    stage.as_soon_as(
+        lambda: any(member.replica and member.replica.status().role == "candidate" for member in running),
+        delay,
+        within=within,
+        every=_AT_ONCE,
+    )
+
+
+def _a_rejection_is_a_promise(stage: Stage, leader: Member) -> None:
+    """One voter has not heard the leader for so long that its promises are over. Then a minority does not hear it any
+    more either, and the one gets a single request, which it has to reject, for those before it are lost. But it has
+    heard the leader, whose lease rests on that answer; and then the leader and others stand still."""
+    deaf, one, rest = _deaf_and_others(stage, leader)
+    stage.say(Fault.COUP, f"a coup: {one.name} will hear but one request of {leader.name}, and reject it")
+    link = stage.network.links[leader.name, one.name]
+    begins = _SETTLED + _until_forgotten(stage, leader)
+    for client in stage.clients:
+        client.turn_to(leader.name)
+        client.be_quiet(begins * stage.step)  # what is sent in vain now, ahead of any answer, would be sent again
+    stage.in_steps(_SETTLED, stage.network.clog, link)
+    for member in deaf:
+        stage.in_steps(begins, stage.network.cut, leader.name, member.name)
+    # As late as the leader can wait for an answer before it steps down.
+    stage.in_steps(begins + 0.4, _let_the_last_one_through, stage, leader, link, one, rest)
+    stage.in_steps(begins + 7, stage.network.unclog, link)
+    stage.in_steps(begins + 7, stage.heal)
+    stage.quiet_until = stage.world.now + (begins + 8) * stage.step
+
+
+def _let_the_last_one_through(stage: Stage, leader: Member, link: Link, one: Member, rest: list[Member]) -> None:
+    def with_a_gap() -> list[AppendEntries]:
+        last = one.replica.status().last_log_index if one.replica is not None else 0
+        return [p for p in link.held if isinstance(p, AppendEntries) and p.prev.index > last]
+
+    def strike() -> None:
+        link.held = with_a_gap()[-1:]
+        stage.network.unclog(link)
+        stage.network.clog(link)
+        for member in (leader, *rest):
+            stage.in_steps(0.3, _stop, stage, member, 6.0)
+
+    stage.as_soon_as(lambda: bool(with_a_gap()), strike, within=0.3, every=_AT_ONCE)
+
+
+def _deaf_and_others(stage: Stage, leader: Member) -> tuple[list[Member], Member, list[Member]]:
+    """A minority, one member, and the rest without the leader: minority and one are a majority."""
+    others = [member for member in stage.members.values() if member is not leader]
+    stage.rng.shuffle(others)
+    minority = len(others) // 2
+    return others[:minority], others[minority], others[minority + 1 :]
+
+
+def _until_forgotten(stage: Stage, leader: Member) -> float:
+    """So many steps after its last request a promise to the leader is over, on any clock."""
+    return 1.3 * leader.config.lease_duration / stage.step + 0.3 + stage.rng.random()
+
+
+def _names(members: list[Member]) -> str:
+    return ", ".join(member.name for member in members)
 
 
 def _answers_come_late(stage: Stage, leader: Member) -> None:
@@ -258,6 +357,8 @@ _COUPS: list[Callable[[Stage, Member], None]] = [
     _a_rival_is_ready,
     _some_are_deaf,
     _some_are_deaf,
+    _one_remembers,
+    _a_rejection_is_a_promise,
     _answers_come_late,
     _it_is_elected_again,
     _a_longer_log,

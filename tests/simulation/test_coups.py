@@ -41,6 +41,8 @@ def run(plan: Plan) -> str:
         (coups._a_short_reign, "ends the reign of"),
         (coups._a_rival_is_ready, "is ready"),
         (coups._some_are_deaf, "goes on"),
+        (coups._one_remembers, "goes on"),
+        (coups._a_rejection_is_a_promise, "goes on"),
         (coups._answers_come_late, "all cuts heal"),
         (coups._it_is_elected_again, "requests of earlier terms of"),
         (coups._a_longer_log, "and keeps"),
