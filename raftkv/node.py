@@ -92,6 +92,9 @@ _SPARE_DESCRIPTORS: Final = 8
 """For files, when connections have used up all others. Writing down a vote takes two."""
 _TRANSFER_PAUSE: Final = 0.05
 """Seconds before a transfer is tried again that has been refused."""
+_CHUNK_TIMEOUTS: Final = 5
+"""How many times longer than for other requests a follower may take for a chunk of a snapshot, which it may have to
+sync: a transfer that is given up for less is soon begun again."""
 _STRANGER_INTERVAL: Final = 60.0
 """Seconds before the same refusal of the same peer is logged again."""
 _ENTRY_OVERHEAD: Final = 10
@@ -147,7 +150,10 @@ class RaftNode:
         self._turn: Turn[Input] = Turn(self, now, fail)
         self._receiver = SnapshotReceiver(self, Staging(storage.begin_snapshot), log.info)
         self._service = Service(self, _service_limits(config), server.aside, self._receiver)
-        self._snapshots = SnapshotSenders(self, channel_options(_sending_limits(config)), log.info, fail)
+        limits = _sending_limits(config)
+        self._snapshots = SnapshotSenders(
+            self, channel_options(limits), _CHUNK_TIMEOUTS * limits.timeout, log.info, fail
+        )
         self._senders: dict[int, PeerSender] = {}
         """Made when there is something to send."""
         self._configuration: Configuration | None = None
@@ -275,6 +281,8 @@ class RaftNode:
             self._follow_configuration()  # whom it goes to may be new in this very turn
             if message.recipient in self.membership.addresses:
                 self._snapshots.send(message)
+            else:
+                self.unreachable(message.recipient)  # or the leader would wait for the end of what never begins
         elif not isinstance(message, Request):
             self._service.deliver(message)
         elif sender := self._sender(message.recipient):

@@ -33,8 +33,6 @@ INSTALL_SNAPSHOT: Final = "/RaftNode/InstallSnapshot"
 MAX_TRANSFERS: Final = 2
 """At a time. More followers that are far behind wait for their turn, so that those who keep up are not held up."""
 
-_CHUNK_PATIENCE: Final = 30.0
-"""Seconds that the follower may take to write a chunk. That it is there at all gRPC sees to, which probes it."""
 _INSTALL_PATIENCE: Final = 600.0
 """Seconds that it may take to sync a snapshot and make a state machine of it."""
 _AGAIN_AFTER: Final = 60.0
@@ -79,11 +77,14 @@ class SnapshotSenders:
         self,
         host: Host,
         channel_options: list[tuple[str, int]],
+        patience: float,
         note: Callable[[str], None],
         fail: Callable[[BaseException], None],
     ) -> None:
+        """`patience`: seconds that a follower may take to acknowledge a chunk."""
         self._host = host
         self._channel_options = channel_options
+        self._patience = patience
         self._note = note
         self._fail = fail
         self._lock = threading.Lock()  # guards the rest
@@ -106,7 +107,9 @@ class SnapshotSenders:
             )
             if is_possible:
                 reader = self._host.open_snapshot()
-                transfer = self._under_way[peer] = _Transfer(self._host, message, reader, self._channel_options)
+                transfer = self._under_way[peer] = _Transfer(
+                    self._host, message, reader, self._channel_options, self._patience
+                )
                 thread = threading.Thread(target=self._run, args=(transfer,), name=f"transfer-{peer}", daemon=True)
         if is_possible:
             thread.start()
@@ -152,7 +155,12 @@ class _Transfer:
     """One transfer: its file, its connection, its stream."""
 
     def __init__(
-        self, host: Host, message: InstallSnapshot, reader: SnapshotReader, channel_options: list[tuple[str, int]]
+        self,
+        host: Host,
+        message: InstallSnapshot,
+        reader: SnapshotReader,
+        channel_options: list[tuple[str, int]],
+        patience: float,
     ) -> None:
         membership = host.membership
         self.peer = message.recipient
@@ -163,6 +171,7 @@ class _Transfer:
         """By the follower, for a reason that will not pass soon."""
         self._host = host
         self._message = message
+        self._patience = patience
         self._identity = membership.identity_for(self.peer)
         self._reader = reader
         self._channel = grpc.insecure_channel(membership.addresses[self.peer], options=channel_options)
@@ -180,7 +189,7 @@ class _Transfer:
         stream.send(outgoing.first().SerializeToString())
         while outgoing.answer is None:
             is_all = outgoing.acknowledged == self.size
-            data = self._next_answer(_INSTALL_PATIENCE if is_all else _CHUNK_PATIENCE)
+            data = self._next_answer(_INSTALL_PATIENCE if is_all else self._patience)
             for chunk in outgoing.answered(wire.InstallSnapshotReply.FromString(data)):
                 stream.send(chunk.SerializeToString())
         return outgoing.answer

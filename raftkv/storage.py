@@ -359,9 +359,12 @@ class Storage:
     def _writing(self) -> Iterator[None]:
         """A change that either succeeds or leaves this object unusable, whatever the reason."""
         self._refuse_if_unusable()
-        self._unusable = "an earlier write failed"
-        yield
-        self._unusable = ""
+        try:
+            yield
+        except BaseException:
+            # Not before: threads that begin or remove files of snapshots look at it, too.
+            self._unusable = "an earlier write failed"
+            raise
 
     def _refuse_if_unusable(self) -> None:
         if self._unusable:

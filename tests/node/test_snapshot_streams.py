@@ -47,7 +47,7 @@ class Leader:
         self.storage = MemoryStorage()
         self.storage.persist(HardState(1), [], 0)
         self.storage.install_snapshot(SNAPSHOT, file_with(self.storage, data))
-        self.senders = SnapshotSenders(self, OPTIONS, self.notes.append, self.bugs.append)
+        self.senders = SnapshotSenders(self, OPTIONS, 5.0, self.notes.append, self.bugs.append)
 
     def open_snapshot(self) -> SnapshotReader:
         return self.storage.open_snapshot()

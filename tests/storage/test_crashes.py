@@ -15,7 +15,7 @@ from itertools import count
 
 import pytest
 
-from raftkv.log_storage import StorageError
+from raftkv.log_storage import SnapshotWriter, StorageError
 from raftkv.raft.types import Entry, HardState
 from raftkv.segment import HEADER_BYTES
 from raftkv.storage import Storage
@@ -367,3 +367,22 @@ def test_a_start_on_a_full_disk_is_refused_and_harms_nothing() -> None:
             open_storage(disk)
     disk.capacity_bytes = None
     assert log_of(open_storage(disk)) == entries(1, 9)
+
+
+def test_a_snapshot_can_be_begun_by_another_thread_in_the_middle_of_a_write() -> None:
+    """Only a write that has failed makes the directory unusable, not one that is under way."""
+    disk = MemoryDisk()
+    storage = open_storage(disk)
+    begun: list[SnapshotWriter] = []
+
+    def before(operation: str, path: str) -> None:
+        if operation == "sync" and not begun:
+            begun.append(storage.begin_snapshot())
+
+    disk.before = before
+    append(storage, entries(1, 1))
+
+    [writer] = begun
+    writer.write(b"x")
+    writer.finish()
+    assert storage.last_index() == 1
