@@ -21,13 +21,14 @@ from contextlib import ExitStack
 from typing import Final, NoReturn
 
 from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
+from raftkv.kv_snapshot import decode
 from raftkv.log_storage import Identity, StorageError
 from raftkv.metadata import Metadata, decode_identity, decode_metadata
 from raftkv.operations import Code, Operation, decode_batch, format_text, parse_text
 from raftkv.raft.configuration import decode_configuration, describe_configuration
 from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta
 from raftkv.segmented_log import SegmentedLog
-from raftkv.snapshot_file import snapshot_name
+from raftkv.snapshot_file import SnapshotFile, snapshot_name
 from raftkv.storage import IDENTITY, LOCK, METADATA, READ_BYTES
 
 SHOWN_BYTES: Final = 200
@@ -92,11 +93,18 @@ def dump(directory: str, full: bool = False) -> Iterator[str]:
         yield from _identity_lines(identity)
         metadata = decode_metadata(read_file(OS_DISK, metadata_path), metadata_path)
         yield _metadata_line(metadata.hard_state)
+        damage = None
         if metadata.snapshot:
-            yield _snapshot_line(metadata.snapshot, metadata.snapshot_bytes)
+            try:
+                yield _snapshot_line(directory, metadata.snapshot)
+            except StorageError as error:
+                damage = error
+                yield "snapshot  damaged, see below"
         log = SegmentedLog(OS_DISK, directory, identity.incarnation)
         opened.callback(log.close)
         yield from _log_lines(log, metadata, full)
+        if damage:
+            raise damage
 
 
 def _take_lock(directory: str) -> Lock:
@@ -120,9 +128,15 @@ def _metadata_line(state: HardState) -> str:
     return f"metadata  term {state.term}, {vote}, longest promise {state.longest_promise_ms} ms"
 
 
-def _snapshot_line(snapshot: SnapshotMeta, size: int) -> str:
+def _snapshot_line(directory: str, snapshot: SnapshotMeta) -> str:
     last, name = snapshot.last, snapshot_name(snapshot.last.index)
-    return f"snapshot  {name}, {size} bytes: the state after entry {last.index} of term {last.term}"
+    file = SnapshotFile.open(OS_DISK, os.path.join(directory, name))
+    try:
+        _, state = decode(file)
+    finally:
+        file.close()
+    content = f"keys: {len(state.records)}, sessions: {len(state.sessions)}, bytes: {file.size}"
+    return f"snapshot  {name}, up to entry {last.index} of term {last.term}; {content}"
 
 
 def _log_lines(log: SegmentedLog, metadata: Metadata, full: bool) -> Iterator[str]:

@@ -72,6 +72,10 @@ class SnapshotWriter(Protocol):
     def size(self) -> int:
         """Of what has been written, in bytes."""
 
+    @property
+    def checksum(self) -> int:
+        """Of what has been written, CRC32C."""
+
     def write(self, data: bytes) -> None:
         """Add to the end. Raises StorageError; the writer is then good for `discard` alone."""
 

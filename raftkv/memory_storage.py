@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+import google_crc32c
+
 from raftkv.log_storage import (
     Identity,
     SnapshotReader,
@@ -159,6 +161,11 @@ class _Bytes:
     @property
     def size(self) -> int:
         return len(self.data)
+
+    @property
+    def checksum(self) -> int:
+        checksum: int = google_crc32c.value(bytes(self.data))
+        return checksum
 
     def read(self, offset: int, length: int) -> bytes:
         return bytes(self.data[offset : offset + length])

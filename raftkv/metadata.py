@@ -45,6 +45,8 @@ class Metadata:
     snapshot: SnapshotMeta | None = None
     snapshot_bytes: int = 0
     """The size of its file."""
+    snapshot_checksum: int = 0
+    """The CRC32C of its file."""
 
 
 def encode_metadata(metadata: Metadata) -> bytes:
@@ -61,6 +63,7 @@ def encode_metadata(metadata: Metadata) -> bytes:
             "time_ms": snapshot.time_ms,
             "configuration": snapshot.configuration.hex(),
             "bytes": metadata.snapshot_bytes,
+            "crc32c": metadata.snapshot_checksum,
         },
     }
     return _encode("metadata", fields)
@@ -81,6 +84,7 @@ def decode_metadata(data: bytes, path: str) -> Metadata:
         snapshot
         and SnapshotMeta(_position(snapshot["last"]), snapshot["time_ms"], bytes.fromhex(snapshot["configuration"])),
         snapshot["bytes"] if snapshot else 0,
+        snapshot["crc32c"] if snapshot else 0,
     )
 
 

@@ -3,8 +3,9 @@
     new-snapshot-<n>.tmp    being written, by some thread, beside everything else
     snapshot-<index>        one that a restart begins from, or did; it never changes
 
-What is in them storage does not know (kv_snapshot.py does, and finds every damage). A file that is being written is
-nothing to anybody until it is renamed, so whatever happens to it before costs nothing; a start removes it.
+What is in them storage does not know (kv_snapshot.py does); but it remembers the checksum of the whole, a CRC32C, so
+that a start finds out about damage before it changes anything. A file that is being written is nothing to anybody until
+it is renamed, so whatever happens to it before costs nothing; a start removes it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import re
 from contextlib import suppress
 from typing import Final
 
+import google_crc32c
+
 from raftkv.disk import TEMPORARY_SUFFIX, Disk, File, disk_errors
-from raftkv.log_storage import StorageError
+from raftkv.log_storage import RESTORE, StorageError
 
 _SYNC_BYTES: Final = 4 << 20
 """After so many bytes a file that is being written is synced: a sync of the log must not wait for much of it."""
+_READ_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"snapshot-[1-9][0-9]*")
 
 
@@ -44,6 +48,8 @@ class SnapshotFile:
         self._file = file
         self.name = path
         self.size = size
+        self.checksum = 0
+        """Of what has been written."""
         self.is_finished = False
 
     @classmethod
@@ -68,6 +74,7 @@ class SnapshotFile:
             if self.size // _SYNC_BYTES != (self.size + len(data)) // _SYNC_BYTES:
                 self._file.sync()
         self.size += len(data)
+        self.checksum = google_crc32c.extend(self.checksum, data)
 
     def finish(self) -> None:
         with disk_errors(self.name):
@@ -92,9 +99,16 @@ class SnapshotFile:
             self._disk.sync_directory(os.path.dirname(path))
 
 
-def check_size(disk: Disk, path: str, size: int, mend: str) -> None:
-    """Raise StorageError unless the file is there with that size."""
+def check_snapshot(disk: Disk, path: str, size: int, checksum: int) -> None:
+    """Raise StorageError unless the file is what was written."""
     file = SnapshotFile.open(disk, path)
-    file.close()
-    if file.size != size:
-        raise StorageError(f"{path}: damaged: it has {file.size} bytes and should have {size}; {mend}")
+    try:
+        if file.size != size:
+            raise StorageError(f"{path}: damaged: it has {file.size} bytes and should have {size}; {RESTORE}")
+        found = 0
+        for offset in range(0, size, _READ_BYTES):
+            found = google_crc32c.extend(found, file.read(offset, _READ_BYTES))
+        if found != checksum:
+            raise StorageError(f"{path}: damaged (its checksum does not fit its {size} bytes); {RESTORE}")
+    finally:
+        file.close()

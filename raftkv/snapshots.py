@@ -158,9 +158,9 @@ class Snapshots:
     def after_turn(self, applied: Sequence[Entry], now: float) -> None:
         """These entries have been applied since the last call; begin to save the state if it is time."""
         self._bytes += sum(len(entry.payload) for entry in applied) + _ENTRY_BYTES * len(applied)
-        if not self._machine.can_freeze:
+        if not self._machine.can_freeze:  # a save is under way, or has ended not long ago
             self._machine.merge(_MERGED_KEYS)
-        elif self._saver is not None and self._save is None and now >= self._not_before and self._is_due():
+        elif self._saver is not None and now >= self._not_before and self._is_due():
             state = self._machine.freeze()
             configuration = self._raft.log.configurations.at(self._machine.applied_index)
             self._save = Save(state, meta_of(state, encode_configuration(configuration)))

@@ -51,7 +51,7 @@ from raftkv.raft.log import Compacted
 from raftkv.raft.types import Entry, HardState, LogPosition, SnapshotMeta
 from raftkv.segment import HEADER_BYTES
 from raftkv.segmented_log import SegmentedLog, segment_name, segment_numbers
-from raftkv.snapshot_file import SnapshotFile, check_size, is_snapshot, new_snapshot_name, snapshot_name
+from raftkv.snapshot_file import SnapshotFile, check_snapshot, is_snapshot, new_snapshot_name, snapshot_name
 
 __all__ = ["Identity", "LogStorage", "Storage", "StorageError"]
 
@@ -101,6 +101,7 @@ class Storage:
         self.hard_state = HardState()
         self.snapshot: SnapshotMeta | None = None
         self.snapshot_bytes = 0
+        self._snapshot_checksum = 0
         self._snapshot_numbers = count(1)
         self._leftovers: deque[str] = deque()
         """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
@@ -182,7 +183,10 @@ class Storage:
     def _recover(self) -> None:
         metadata = decode_metadata(read_file(self._disk, self._path(METADATA)), self._path(METADATA))
         self.snapshot, self.snapshot_bytes = metadata.snapshot, metadata.snapshot_bytes
-        check_snapshot(self._disk, self._directory, metadata)
+        self._snapshot_checksum = metadata.snapshot_checksum
+        if self.snapshot is not None:
+            path = self._path(snapshot_name(self.snapshot.last.index))
+            check_snapshot(self._disk, path, self.snapshot_bytes, self._snapshot_checksum)
         self._log.recover(metadata.segments, metadata.first_segment, metadata.previous)
         if self.snapshot is not None and not holds(self, self.snapshot.last):
             what = f"the snapshot ends with entry {self.snapshot.last.index}, which {self._log.index} does not hold"
@@ -295,7 +299,7 @@ class Storage:
         with self._writing():
             self._move_into_place(meta, writer)
             old_segments = range(self._log.first_segment, self._log.forget(keep_from))
-            self._count_snapshot(meta, writer.size, old_segments)
+            self._count_snapshot(meta, writer, old_segments)
 
     def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         assert_installable(self, meta)
@@ -303,21 +307,22 @@ class Storage:
         with self._writing():
             self._move_into_place(meta, writer)
             if is_held:
-                self._count_snapshot(meta, writer.size, range(0))
+                self._count_snapshot(meta, writer, range(0))
                 return
             old_segments = range(self._log.first_segment, self._log.begin_anew(meta.last))
             self._recent.clear()
             # First the metadata: a segment that does not continue the log before it would be refused.
-            self._count_snapshot(meta, writer.size, old_segments)
+            self._count_snapshot(meta, writer, old_segments)
             self._start_segment()
 
     def _move_into_place(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         assert isinstance(writer, SnapshotFile)
         writer.move_to(self._path(snapshot_name(meta.last.index)))
 
-    def _count_snapshot(self, meta: SnapshotMeta, size: int, old_segments: range) -> None:
+    def _count_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter, old_segments: range) -> None:
         """From here on a restart begins with this snapshot, and the log as it is known now."""
-        old, self.snapshot, self.snapshot_bytes = self.snapshot, meta, size
+        old, self.snapshot = self.snapshot, meta
+        self.snapshot_bytes, self._snapshot_checksum = writer.size, writer.checksum
         self._write_metadata(self.hard_state)
         if old is not None:
             self._leftovers.append(self._path(snapshot_name(old.last.index)))
@@ -348,7 +353,7 @@ class Storage:
     def _write_metadata(self, hard_state: HardState) -> None:
         log = self._log
         place = log.last_segment, log.first_segment, log.index.previous
-        metadata = Metadata(hard_state, *place, self.snapshot, self.snapshot_bytes)
+        metadata = Metadata(hard_state, *place, self.snapshot, self.snapshot_bytes, self._snapshot_checksum)
         self._replace(METADATA, encode_metadata(metadata))
         self.hard_state = hard_state
 
@@ -372,14 +377,6 @@ class Storage:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
-
-
-def check_snapshot(disk: Disk, directory: str, metadata: Metadata) -> None:
-    """Raise StorageError unless the snapshot that the metadata name, if any, is there. (What is in it is for those to
-    check who read it.)"""
-    if metadata.snapshot is not None:
-        path = os.path.join(directory, snapshot_name(metadata.snapshot.last.index))
-        check_size(disk, path, metadata.snapshot_bytes, RESTORE)
 
 
 def read_identity(path: str | os.PathLike[str], disk: Disk = OS_DISK) -> Identity | None:

@@ -15,16 +15,26 @@ from tests.mutants.reads import READS
 from tests.mutants.replication import REPLICATION
 from tests.mutants.shared import SHARED
 from tests.mutants.slips import SLIPS
+from tests.mutants.snapshots import SNAPSHOTS
 from tests.mutants.transfers import TRANSFERS
 
-MUTANTS: Final = (*DURABILITY, *REPLICATION, *INSTALLING, *MEMBERSHIP, *READS, *TRANSFERS, *CLIENTS, *SHARED, *SLIPS)
+MUTANTS: Final = (
+    *DURABILITY,
+    *REPLICATION,
+    *SNAPSHOTS,
+    *INSTALLING,
+    *MEMBERSHIP,
+    *READS,
+    *TRANSFERS,
+    *CLIENTS,
+    *SHARED,
+    *SLIPS,
+)
 
 LAST_HAZARD: Final = 60
 """Hazards are counted from 1."""
 
-_SNAPSHOTS: Final = "there are no snapshots yet"
 NOT_YET: Final = {
-    16: _SNAPSHOTS,
     46: "a member's incarnation is not looked at yet",
 }
 """Hazards of what does not exist."""

@@ -11,11 +11,11 @@ import pytest
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.core import Config, NotLeader
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVoteReply
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
 from raftkv.raft.progress import State
-from raftkv.raft.types import ORIGIN, HardState
+from raftkv.raft.types import ORIGIN, HardState, SnapshotMeta
 from raftkv.replica import Unknown
-from tests.raft.lone import DEFAULTS, NO_LEASES, Lone, Persisted, at, only, text
+from tests.raft.lone import DEFAULTS, NO_LEASES, Lone, Persisted, at, entries, only, text
 from tests.support.raft_cluster import Cluster
 
 HEARTBEAT = DEFAULTS.heartbeat_interval
@@ -422,6 +422,45 @@ def test_hazard_44_a_member_of_a_later_term_is_taken_back_in() -> None:
 
     assert leader.raft.current_term > 50
     assert {m.raft.leader_id for m in cluster.members.values()} == {leader.id}
+
+
+def nothing_but_a_snapshot() -> Lone:
+    """A member whose log of terms 1, 1, 2 has been compacted as a whole."""
+    lone = Lone([1, 1, 2], committed=3, config=NO_LEASES)
+    writer = lone.storage.begin_snapshot()
+    writer.finish()
+    lone.storage.adopt_snapshot(SnapshotMeta(at(3, 2), time_ms=5000), writer, keep_from=4)
+    assert lone.storage.first_index() == 4
+    lone.restart()
+    return lone
+
+
+def test_hazard_33_a_member_with_nothing_but_a_snapshot_knows_who_is_more_up_to_date() -> None:
+    """last_log_term is 0 when the log is nothing but a snapshot. Elect in that state."""
+    lone = nothing_but_a_snapshot()
+    refused = only(RequestVoteReply, lone.step(lone.vote_request(2, term=3, last=at(9, 1))))
+    granted = only(RequestVoteReply, lone.step(lone.vote_request(3, term=4, last=at(3, 2))))
+    assert [reply.granted for reply in refused + granted] == [False, True]
+
+
+def test_hazard_33_a_member_with_nothing_but_a_snapshot_is_elected_and_leads() -> None:
+    lone = nothing_but_a_snapshot()
+    asked = only(RequestVote, lone.stand())
+    assert {request.last for request in asked} == {at(3, 2)}
+    requests = only(AppendEntries, lone.step(lone.vote(2)))
+    assert {request.prev for request in requests} == {at(3, 2)}
+    assert [entry.time_ms for entry in requests[0].entries] == [5000], "log time goes on from the snapshot's"
+    lone.step(lone.ack(2, match=4))
+    assert lone.raft.committed_index == 4
+
+
+def test_hazard_33_a_follower_with_nothing_but_a_snapshot_takes_what_comes_after_it() -> None:
+    lone = nothing_but_a_snapshot()
+    [reply] = only(AppendEntriesReply, lone.step(lone.append(2, at(3, 2), [3], term=3)))
+    assert (reply.success, reply.match_index) == (True, 4)
+    [reply] = only(AppendEntriesReply, lone.step(lone.append(2, at(1, 1), [1, 2, 3, 3], term=3)))
+    assert (reply.success, reply.match_index) == (True, 5), "what it has compacted is skipped"
+    assert lone.raft.log.entries(4, 5, 1000) == entries([3, 3], first=4)
 
 
 def test_hazard_48_a_write_whose_leader_was_deposed_is_unknown_and_may_be_committed_yet() -> None:

@@ -365,6 +365,26 @@ def test_hazard_16_a_save_that_fails_leaves_the_log_and_is_tried_again_later(
     assert lone.machine.get(b"key-2") == b"v" * 300
 
 
+@pytest.mark.parametrize("operation", ["create", "write", "sync"])
+def test_hazard_18_a_save_that_fails_takes_no_room(operation: str) -> None:
+    """A full disk prevents the restart: half a snapshot must not be what fills it."""
+    disk = MemoryDisk()
+    lone = Lone(storage=Storage(DIRECTORY, member_id=1, members={1: MEMBERS[1]}, disk=disk))
+    lone.fill(5)
+    names = set(disk.names(DIRECTORY))
+
+    def before(now: str, path: str) -> None:
+        if now == operation and "new-snapshot" in path:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    disk.before = before
+    result = lone.saver.write()
+    assert isinstance(result, SnapshotFailed)
+    assert set(disk.names(DIRECTORY)) == names
+    lone.turn(result)
+    assert isinstance(lone.set("k").outcome, Applied)
+
+
 def test_a_failure_to_adopt_stops_the_member() -> None:
     """It is a failure to persist: what is on the disk now is not known."""
     disk = MemoryDisk()

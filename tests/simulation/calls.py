@@ -11,6 +11,8 @@ from raftkv.raft.configuration import decode_configuration, describe_configurati
 from raftkv.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     RequestVote,
     RequestVoteReply,
     TimeoutNow,
@@ -18,6 +20,7 @@ from raftkv.raft.messages import (
 )
 from raftkv.raft.types import Entry, EntryKind, Proposal
 from raftkv.replica import Applied, NotLeader, Outcome, Refused, Served, Unknown
+from tests.simulation.transfer import PackedSnapshot
 
 WITHOUT_TURN = "under the lease, without the turn"
 IN_TURN = "under the lease, in the turn"
@@ -87,6 +90,12 @@ def describe(packet: Any) -> str:
             return f"#{packet.number} {_describe_request(packet.request)}"
         case Answer():
             return f"#{packet.number} {_describe_outcome(packet.outcome)}" + (packet.path and f" ({packet.path})")
+        case PackedSnapshot():
+            return f"{describe(packet.message)}, {len(packet.data)} bytes"
+        case InstallSnapshot():
+            return f"snapshot up to {packet.snapshot.last.index}, term {packet.term}"
+        case InstallSnapshotReply():
+            return f"snapshot {f'taken, has {packet.match_index}' if packet.success else 'refused'}, term {packet.term}"
     return repr(packet)
 
 

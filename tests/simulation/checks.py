@@ -14,19 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from raftkv.kv import KEY_OVERHEAD_BYTES, StateMachine
+from raftkv.kv_snapshot import decode
 from raftkv.log_storage import LogStorage
 from raftkv.operations import Operation, decode_batch, parse_text
 from raftkv.raft.lease import Grant
+from raftkv.raft.log import Log
 from raftkv.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     RequestVote,
     RequestVoteReply,
     TimeoutNow,
 )
 from raftkv.raft.roles import Leader
-from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition
+from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 from raftkv.replica import Replica
 from tests.simulation.calls import describe, describe_entry
 from tests.simulation.world import Clock, Violation, World
@@ -41,15 +45,27 @@ class _Persist:
     commit_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Adopt:
+    """The same, of `adopt_snapshot` and `install_snapshot`."""
+
+    last: LogPosition
+    log: list[Entry]
+    """What the durable log is then, with what the snapshot stands for."""
+
+
 @dataclass(slots=True)
 class _View:
     """What is known of one member."""
 
     clock: Clock
     durable: list[Entry] = field(default_factory=list)
+    """The whole log, with what a snapshot stands for now."""
+    snapshot_index: int = 0
+    """The last entry that the durable snapshot stands for; 0: there is none."""
     hard_state: HardState = HardState()  # noqa: RUF009 (it is frozen)
     commit_remembered: int = 0
-    under_way: _Persist | None = None
+    under_way: _Persist | _Adopt | None = None
     # Of the present life:
     replica: Replica | None = None
     term: int = 0
@@ -103,11 +119,61 @@ class Checks:
         """It says that it has."""
         view = self._views[member]
         persist, view.under_way = view.under_way, None
-        assert persist is not None
+        assert isinstance(persist, _Persist)
         if persist.hard_state is not None:
             self._remember_hard_state(member, view, persist.hard_state)
         if persist.entries:
             self._remember_entries(member, view, persist)
+
+    def adopting(self, member: int, meta: SnapshotMeta, content: bytes) -> None:
+        """The member is about to begin every restart from this snapshot."""
+        self._check_snapshot(member, meta, content)
+        view = self._views[member]
+        view.under_way = _Adopt(meta.last, view.durable)
+
+    def installing(self, member: int, meta: SnapshotMeta, content: bytes) -> None:
+        """The same, of a snapshot from a leader."""
+        self._check_snapshot(member, meta, content)
+        view, index = self._views[member], meta.last.index
+        if index <= view.commit_index:
+            raise Violation(f"n{member} installs a snapshot up to {index}, but has committed up to {view.commit_index}")
+        is_held = index <= len(view.durable) and view.durable[index - 1].term == meta.last.term
+        view.under_way = _Adopt(meta.last, view.durable if is_held else self.committed[:index])
+        self._world.count("storage", "snapshots installed")
+
+    def _check_snapshot(self, member: int, meta: SnapshotMeta, content: bytes) -> None:
+        view, last = self._views[member], meta.last
+        if last.index > len(self.committed) or self.committed[last.index - 1].term != last.term:
+            raise Violation(f"n{member} adopts a snapshot up to {last}, which was never committed")
+        if last.index <= view.snapshot_index:
+            raise Violation(f"n{member} adopts a snapshot up to {last} after one up to entry {view.snapshot_index}")
+        found, state = decode(_InMemory(content))
+        if found != meta:
+            raise Violation(f"n{member} adopts a snapshot of {found} as one of {meta}")
+        machine = StateMachine()
+        machine.restore(state)
+        self.compare(member, machine)
+
+    def installed(self, member: int) -> None:
+        """It says that it will."""
+        view = self._views[member]
+        self._take_snapshot(view)
+        view.applied_index = view.snapshot_index
+        self._world.tell(f"n{member}", f"has installed the state after entry {view.snapshot_index}")
+
+    def _take_snapshot(self, view: _View) -> None:
+        begun, view.under_way = view.under_way, None
+        assert isinstance(begun, _Adopt)
+        view.snapshot_index, view.durable = begun.last.index, begun.log
+
+    def adopted(self, member: int, first_index: int) -> None:
+        """It says that it will."""
+        view = self._views[member]
+        self._take_snapshot(view)
+        self._world.count("storage", "snapshots adopted")
+        if first_index > 1:
+            self._world.count("storage", "snapshots adopted, of a log that begins later than with entry 1")
+        self._world.tell(f"n{member}", f"has saved its state after entry {view.snapshot_index}")
 
     def _remember_hard_state(self, member: int, view: _View, new: HardState) -> None:
         old = view.hard_state
@@ -154,35 +220,55 @@ class Checks:
 
     def recovered(self, member: int, storage: LogStorage) -> None:
         """A start has found this on the disk: what was durable has to be there, and nothing that was never written."""
-        view, last = self._views[member], storage.last_index()
-        found = storage.entries(1, last, 1 << 60) if last else []
-        persist = view.under_way
-        possible = [(view.hard_state, view.durable, view.commit_remembered)]
-        if persist is not None:
-            hard_state = persist.hard_state or view.hard_state
-            possible.append((hard_state, view.durable, view.commit_remembered))
-            if persist.entries:
-                log = [*view.durable[: persist.entries[0].index - 1], *persist.entries]
-                possible.append((hard_state, log, min(persist.commit_index, len(log))))
-        if (storage.hard_state, found, storage.commit_index) not in possible:
-            expected = " or ".join(f"{state}, log to {len(log)}, commit {commit}" for state, log, commit in possible)
+        view, first, last = self._views[member], storage.first_index(), storage.last_index()
+        found = storage.entries(first, last, 1 << 60) if first <= last else []
+        snapshot_index = storage.snapshot.last.index if storage.snapshot else 0
+        if first > snapshot_index + 1:
+            raise Violation(f"n{member} has a snapshot up to {snapshot_index}, and a log from {first} on")
+        if first > 1 and storage.previous() != self.committed[first - 2].position:
+            raise Violation(f"n{member} has forgotten {storage.previous()}, not {self.committed[first - 2].position}")
+        possible = self._possible(view)
+        if (storage.hard_state, snapshot_index, storage.commit_index, found) not in (
+            (state, snapshot, max(snapshot, commit), log[first - 1 :]) for state, snapshot, commit, log in possible
+        ):
+            expected = " or ".join(
+                f"{state}, snapshot to {snapshot}, log to {len(log)}, commit {commit}"
+                for state, snapshot, commit, log in possible
+            )
             raise Violation(
-                f"n{member} recovers {storage.hard_state}, log to {last}, commit {storage.commit_index}, "
-                f"but what it made durable was {expected}"
+                f"n{member} recovers {storage.hard_state}, snapshot to {snapshot_index}, log from {first} to {last}, "
+                f"commit {storage.commit_index}, but what it made durable was {expected}"
             )
         if storage.commit_index > len(self.committed):
             raise Violation(f"n{member} recovers commit index {storage.commit_index}, which was never committed")
-        if persist is not None:
-            # What was found counts as durable from now on, as the start has synced it.
-            self._finish(member, view, persist, storage, last)
+        # What was found counts as durable from now on, as the start has synced it.
+        self._finish(member, view, storage, last)
 
-    def _finish(self, member: int, view: _View, persist: _Persist, storage: LogStorage, last: int) -> None:
+    def _possible(self, view: _View) -> list[tuple[HardState, int, int, list[Entry]]]:
+        """What a start may find: hard state, snapshot's index, commit index, log."""
+        begun, snapshot, commit, log = view.under_way, view.snapshot_index, view.commit_remembered, view.durable
+        possible = [(view.hard_state, snapshot, commit, log)]
+        if isinstance(begun, _Adopt):
+            possible.append((view.hard_state, begun.last.index, commit, begun.log))
+        elif begun is not None:
+            hard_state = begun.hard_state or view.hard_state
+            possible.append((hard_state, snapshot, commit, log))
+            if begun.entries:
+                log = [*log[: begun.entries[0].index - 1], *begun.entries]
+                possible.append((hard_state, snapshot, min(begun.commit_index, len(log)), log))
+        return possible
+
+    def _finish(self, member: int, view: _View, storage: LogStorage, last: int) -> None:
+        begun = view.under_way
+        if isinstance(begun, _Adopt) and storage.snapshot is not None and storage.snapshot.last == begun.last:
+            self._take_snapshot(view)
         view.under_way = None
-        if storage.hard_state != view.hard_state:
-            self._remember_hard_state(member, view, storage.hard_state)
-        entries = persist.entries
-        if entries and last == entries[-1].index and storage.term(last) == entries[-1].term:
-            self._remember_entries(member, view, persist)
+        if isinstance(begun, _Persist):
+            if storage.hard_state != view.hard_state:
+                self._remember_hard_state(member, view, storage.hard_state)
+            entries = begun.entries
+            if entries and last == entries[-1].index and storage.term(last) == entries[-1].term:
+                self._remember_entries(member, view, begun)
 
     # ---- a member's life ---------------------------------------------------------------------------------------------
 
@@ -231,10 +317,13 @@ class Checks:
             assert view.replica is not None
             if self._views[peer].hard_state.term != view.term:
                 continue  # a leader of a later term may have replaced what the peer acknowledged to this one
-            if match > len(theirs) or theirs[match - 1].term != view.replica.raft.log.term(match):
+            if match > len(theirs) or theirs[match - 1].term != self._term(view.replica.raft.log, match):
                 raise Violation(
                     f"n{member} counts on n{peer} for entry {match}, but that is not in n{peer}'s durable log"
                 )
+
+    def _term(self, log: Log, index: int) -> int:
+        return log.term(index) if index >= log.previous.index else self.committed[index - 1].term
 
     def _check_election(self, member: int, view: _View) -> None:
         leader = self._leaders.setdefault(view.term, member)
@@ -335,7 +424,7 @@ class Checks:
         # As above: in a later term, which may have begun in the same turn, its leader may have replaced these entries.
         same_term = message.term == view.hard_state.term
         if (
-            isinstance(message, AppendEntriesReply)
+            isinstance(message, AppendEntriesReply | InstallSnapshotReply)
             and message.success
             and same_term
             and message.match_index > len(view.durable)
@@ -346,7 +435,10 @@ class Checks:
             lease = view.replica.raft.lease if view.replica is not None else None
             if lease is not None:
                 raise Violation(f"n{member} tells n{message.recipient} to take over, and still holds a lease")
-        if isinstance(message, AppendEntries) and self._leaders.setdefault(message.term, member) != member:
+        if (
+            isinstance(message, AppendEntries | InstallSnapshot)
+            and self._leaders.setdefault(message.term, member) != member
+        ):
             raise Violation(
                 f"n{member} acts as leader of term {message.term}, which n{self._leaders[message.term]} leads"
             )
@@ -400,6 +492,21 @@ class Checks:
         digest = machine.digest()
         if self._digests.setdefault(machine.applied_index, digest) != digest:
             raise Violation(f"n{member}'s state after entry {machine.applied_index} is not that of the others")
+
+
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    """A snapshot as `decode` reads it."""
+
+    content: bytes
+    name: str = "a snapshot"
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.content[offset : offset + length]
 
 
 def _operations(entry: Entry) -> Sequence[Operation]:

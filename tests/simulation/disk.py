@@ -14,8 +14,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
+from raftkv.metadata import decode_metadata
 from raftkv.segment import decode_frame, decode_segment_header
 from raftkv.segmented_log import segment_numbers
+from raftkv.snapshot_file import snapshot_name
 from tests.support.memory_disk import MemoryDisk, _MemoryFile
 
 
@@ -135,8 +137,12 @@ class SimulatedDisk(MemoryDisk):
         files = self.files(self.directory)
         if "identity" not in files or self.unsynced():
             return []  # the very first start has not ended, or a crash may have lost some of it
-        numbers = segment_numbers(files)
-        places = [(name, len(files[name])) for name in ("identity", "metadata")]
+        metadata = decode_metadata(files["metadata"], "metadata")
+        numbers = [number for number in segment_numbers(files) if number >= metadata.first_segment]
+        whole = ["identity", "metadata"]
+        if metadata.snapshot is not None:
+            whole.append(snapshot_name(metadata.snapshot.last.index))
+        places = [(name, len(files[name])) for name in whole]
         for number in numbers:
             name = f"log-{number}"
             places.append((name, len(files[name]) if number < numbers[-1] else _before_last_batch(files[name], name)))

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from typing import Any
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.log import InvariantBroken
@@ -30,6 +31,7 @@ from raftkv.raft.messages import (
     InstallSnapshot,
     InstallSnapshotReply,
     Message,
+    Request,
     RequestVote,
     TimeoutNow,
     TimeoutNowReply,
@@ -42,18 +44,21 @@ from raftkv.replica import (
     Outcome,
     Query,
     Served,
+    Status,
     TransferOutcome,
     Transferred,
     TransferRequest,
     Unreachable,
     Write,
 )
-from raftkv.transport import Request
+from raftkv.snapshots import SnapshotPolicy, load_snapshot
 from tests.simulation.calls import WITHOUT_TURN, Answer, Call, Get, describe
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Boundary, Crashed, SimulatedDisk
 from tests.simulation.network import Network, Packet
 from tests.simulation.plan import Fault, Plan
+from tests.simulation.saver import SimulatedSaver
+from tests.simulation.transfer import PackedSnapshot, Transfers
 from tests.simulation.watched import WatchedCaller, WatchedMachine, WatchedReplica, WatchedStorage
 from tests.simulation.world import Clock, Violation, World
 
@@ -91,6 +96,8 @@ class Member:
         self.config = plan.configs[member_id]
         self.state = State.DOWN
         self.trap: Trap | None = None
+        self.trap_in_adoption: Trap | None = None
+        """The trap that takes effect when a snapshot is adopted."""
         self.has_refused = False
         """The last start did not end well, since the data is damaged."""
         self.ended: Callable[[Member], None] = lambda member: None
@@ -100,6 +107,7 @@ class Member:
         self.checks = checks
         self._plan = plan
         self._rng = world.random(self.name)
+        self._saver_rng = world.random(f"{self.name}/saver")
         self.disk = SimulatedDisk(world.random(f"{self.name}/disk"), self.cross, self._spend)
         self.disk.sync_time = plan.sync_time
         self.clock = Clock(world, plan.clock_rates[member_id], start=1000.0 * self._rng.random())
@@ -115,6 +123,7 @@ class Member:
         self._life += 1
         self.replica: WatchedReplica | None = None
         self._storage: WatchedStorage | None = None
+        self._snapshots: Transfers | None = None
         self._crash: Crashed | None = None
         self._inbox: list[Input] = []
         self._stopped: list[tuple[str, Packet]] = []
@@ -167,7 +176,11 @@ class Member:
             world.count("storage", "torn tails cut")
             self._note(note)
         self.checks.recovered(self.id, storage)
+        self._snapshots = Transfers(self, storage, plan.step, plan.save_pace)
         machine = WatchedMachine(self)
+        if storage.snapshot is not None:
+            load_snapshot(storage, machine)
+            world.count("storage", "restarts from a snapshot")
         for entry in storage.replay():
             machine.apply(entry)
         if world.is_traced:
@@ -186,8 +199,38 @@ class Member:
             self.clock.read(),
             self._send,
             self._note,
+            plan.snapshots or SnapshotPolicy(),
+            SimulatedSaver(self, storage, plan.save_pace) if plan.snapshots else None,
         )
         self.checks.started(self.id, self.replica)
+
+    def later(self, pace: float, action: Callable[[], None]) -> None:
+        """Have a thread of this life do something, `pace` seconds from now on average, unless the process stands
+        still."""
+        self._world.after(2 * pace * self._saver_rng.random(), self._do_later, self._life, action)
+
+    def _do_later(self, life: int, action: Callable[[], None]) -> None:
+        if life == self._life and self.state is State.PAUSED:
+            self._world.after(self._plan.step, self._do_later, life, action)
+        elif life == self._life and self.is_up:
+            action()
+
+    def status(self) -> Status:
+        assert self.replica is not None
+        return self.replica.status()
+
+    def count_failed_save(self, what: str = "saves that failed") -> None:
+        """It has ended badly, and the member goes on."""
+        self._world.count("storage", what)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let something happen outside of the turn, in which no failure of the disk is a reason to give up."""
+        excuse, latency = self.disk.has_failed, self._latency
+        with self._survived("dies while it saves"):
+            yield
+        if self.is_up:
+            self.disk.has_failed, self._latency = excuse, latency
 
     @contextmanager
     def _survived(self, what: str) -> Iterator[None]:
@@ -335,20 +378,32 @@ class Member:
         if isinstance(packet, Call):
             with self._survived("stops"):
                 self._take_call(WatchedCaller(self, source, packet))
+        elif isinstance(packet, PackedSnapshot):
+            assert self._snapshots is not None
+            self._snapshots.receive(packet)
         elif isinstance(packet, Request):
-            self._unanswered[self._next_call] = packet
-            self._bring(replace(packet, call=self._next_call))
-            self._next_call += 1
+            self.bring_request(packet)
         else:
-            self._bring(packet)
+            if isinstance(packet, InstallSnapshotReply):
+                assert self._snapshots is not None
+                self._snapshots.answered(packet)
+            self.bring(packet)
         return True
+
+    def bring_request(self, request: Request, pack: Callable[[Any], Input] = lambda request: request) -> None:
+        """Hand in a peer's request, to which there must be a reply; `pack` makes the input of it."""
+        self._unanswered[self._next_call] = request
+        self.bring(pack(replace(request, call=self._next_call)))
+        self._next_call += 1
 
     def _lost(self, target: str, packet: Packet) -> None:
         """A packet of ours did not arrive. A failed call is noticed, a lost answer is not."""
-        if self.state is State.RUNNING and isinstance(packet, Request):
-            self._bring(Unreachable(packet.recipient))
+        if isinstance(packet, PackedSnapshot) and self._snapshots is not None and self.state is State.RUNNING:
+            self._snapshots.lost(packet.message.recipient)
+        elif self.state is State.RUNNING and isinstance(packet, Request):
+            self.bring(Unreachable(packet.recipient))
 
-    def _bring(self, item: Input) -> None:
+    def bring(self, item: Input) -> None:
         self._inbox.append(item)
         soon = self._world.now + self._plan.gather * self._rng.random()
         if max(soon, self._busy_until) < self._wake_at:
@@ -358,9 +413,9 @@ class Member:
         self._callers[caller] = None
         request = caller.call.request
         if isinstance(request, Proposal):
-            self._bring(Write(request, caller))
+            self.bring(Write(request, caller))
         elif not isinstance(request, Get):
-            self._bring(Query(request, caller))
+            self.bring(Query(request, caller))
         elif self._rng.random() < 0.3:
             self._readers.append(caller)  # its thread gets to it in the middle of a turn
             self._bring_nothing()
@@ -397,7 +452,7 @@ class Member:
             caller.path = WITHOUT_TURN
             caller.answer(Served(values[0]))
         else:
-            self._bring(Query(lambda machine: machine.get(request.key), caller))
+            self.bring(Query(lambda machine: machine.get(request.key), caller))
 
     def look(self) -> None:
         """A thread looks something up in the state machine: it may stand still here for any length of time."""
@@ -421,7 +476,7 @@ class Member:
         if self.state is State.RUNNING:
             self._world.count("transfers", "asked for")
             self._transfers += 1
-            self._bring(TransferRequest(target, partial(self._transfer_ended, self._life, target)))
+            self.bring(TransferRequest(target, partial(self._transfer_ended, self._life, target)))
 
     def _transfer_ended(self, life: int, target: int, outcome: TransferOutcome) -> None:
         assert life == self._life
@@ -449,7 +504,11 @@ class Member:
             raise Violation(f"{self.name} replies to a call that is not waiting: {describe(message)}")
         assert self.replica is not None
         self._world.count("messages", f"{_kind(message)} by a {NAMES[type(self.replica.raft.role)]}")
-        self._network.send(self.name, f"n{message.recipient}", message, self._latency)
+        packet: Packet = message
+        if isinstance(message, InstallSnapshot):
+            assert self._snapshots is not None
+            packet = self._snapshots.pack(message)
+        self._network.send(self.name, f"n{message.recipient}", packet, self._latency)
 
     def answer(self, caller: WatchedCaller, outcome: Outcome) -> None:
         """A caller has been answered."""

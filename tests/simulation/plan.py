@@ -9,11 +9,12 @@ which everything breaks at once).
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from raftkv.operations import TermSettings, encode_settings
 from raftkv.raft import core
+from raftkv.snapshots import SnapshotPolicy
 
 
 class Fault(Enum):
@@ -45,11 +46,15 @@ class Fault(Enum):
     IO_ERROR = "I/O error"
     DISK_FULL = "disk full"
     BIT_FLIP = "bit flip"
+    CRASH_IN_SAVE = "crash while a snapshot is saved"
 
 
 OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
 OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE, Fault.STOP_READER, Fault.NEW_LEADER))
 """The other two happen on their own occasions: a read without the turn, an election."""
+OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE,)
+"""Drawn together with the snapshots, by dice of their own."""
+_DRAWN = tuple(fault for fault in Fault if fault not in OF_SNAPSHOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,10 @@ class Plan:
     timer_lateness: float
     segment_bytes: int
     cache_bytes: int
+    snapshots: SnapshotPolicy | None
+    """None: none are ever saved."""
+    save_pace: float
+    """Seconds from one piece of a snapshot to the next, on average."""
     settings: TermSettings
     keys: tuple[bytes, ...]
     clients: tuple[ClientPlan, ...]
@@ -114,9 +123,16 @@ class Plan:
         return (
             f"{len(self.configs)} members, election timeouts {timeouts} s, heartbeats every "
             f"{config.heartbeat_interval:g} s, leases {leases} s, assumed drift {drift}, clocks {rates}, "
-            f"segments of {self.segment_bytes} bytes, {len(self.clients)} clients, {len(self.keys)} keys; "
+            f"segments of {self.segment_bytes} bytes, {self._describe_snapshots()}, {len(self.clients)} clients, "
+            f"{len(self.keys)} keys; "
             f"faults: {', '.join(fault.value for fault in Fault if fault in self.faults) or 'none'}"
         )
+
+    def _describe_snapshots(self) -> str:
+        policy = self.snapshots
+        if policy is None:
+            return "no snapshots"
+        return f"snapshots every {policy.log_bytes} bytes or {policy.log_entries} entries, {policy.kept_log_bytes} kept"
 
 
 def draw(seed: int) -> Plan:
@@ -125,6 +141,7 @@ def draw(seed: int) -> Plan:
     of_coups = rng.random() < 0.35
     members = rng.choice([3, 3, 3, 5, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
     faults, fault_pace = _draw_few(rng) if of_coups else _draw_faults(rng)
+    snapshots, save_pace, more_faults = _draw_snapshots(random.Random(f"{seed}/snapshots"))
     settings = TermSettings(
         cluster_id=bytes(rng.randrange(256) for _ in range(16)),
         max_sessions=rng.choice([3, 8, 100, 100]),
@@ -142,7 +159,7 @@ def draw(seed: int) -> Plan:
         configs=_draw_configs(rng, members, step, drift, settings, of_coups),
         clock_rates=_draw_rates(rng, members, 0.4 if drift_violated else drift, of_coups),
         drift_violated=drift_violated,
-        faults=faults,
+        faults=faults | more_faults,
         storm=step * (50.0 if of_coups else min(80.0, max(15.0, fault_pace * rng.choice([10, 20, 40])))),
         fault_pace=step * fault_pace,
         network_delay=step * rng.choice([0.01, 0.05, 0.1]),
@@ -151,6 +168,8 @@ def draw(seed: int) -> Plan:
         timer_lateness=step * rng.choice([0.0, 0.01, 0.1]),
         segment_bytes=rng.choice([200, 1_000, 4_000, 1 << 20]),
         cache_bytes=rng.choice([0, 1_000, 1 << 20]),
+        snapshots=snapshots and replace(snapshots, retry_after=step, longest_retry=4 * step),
+        save_pace=step * save_pace,
         settings=settings,
         keys=keys,
         clients=_draw_clients(rng, members, step),
@@ -166,7 +185,7 @@ def _draw_quota(seed: int) -> int:
 def _draw_few(rng: random.Random) -> tuple[frozenset[Fault], float]:
     """Coups or transfers, which take their time, and little else that could disturb them."""
     plays = rng.choice([[Fault.COUP], [Fault.COUP], [Fault.TRANSFER], [Fault.COUP, Fault.TRANSFER]])
-    others = [fault for fault in Fault if fault not in (Fault.COUP, Fault.TRANSFER)]
+    others = [fault for fault in _DRAWN if fault not in (Fault.COUP, Fault.TRANSFER)]
     return frozenset([*plays, *rng.sample(others, rng.choice([0, 1, 2]))]), 0.5
 
 
@@ -174,9 +193,22 @@ def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:
     """The faults, and how many steps there are between two. Either a few kinds at leisure, so that each can have its
     effect, or many at once."""
     if rng.random() < 0.5:
-        return frozenset(rng.sample(list(Fault), rng.choice([1, 2, 3, 4]))), rng.choice([1.0, 3.0, 5.0])
+        return frozenset(rng.sample(list(_DRAWN), rng.choice([1, 2, 3, 4]))), rng.choice([1.0, 3.0, 5.0])
     density = rng.choice([0.2, 0.5])
-    return frozenset(fault for fault in Fault if rng.random() < density), rng.choice([0.2, 0.5, 1.0, 3.0])
+    return frozenset(fault for fault in _DRAWN if rng.random() < density), rng.choice([0.2, 0.5, 1.0, 3.0])
+
+
+def _draw_snapshots(rng: random.Random) -> tuple[SnapshotPolicy | None, float, frozenset[Fault]]:
+    """When the state is saved, if ever; how many steps a piece takes; the faults that have to do with it. Logs are
+    short here, so what is much must be little, too."""
+    if rng.random() < 0.4:
+        return None, 0.0, frozenset()
+    policy = SnapshotPolicy(
+        log_bytes=rng.choice([1, 300, 1_000, 5_000]),
+        log_entries=rng.choice([1, 5, 20, 1_000_000]),
+        kept_log_bytes=rng.choice([0, 0, 300, 2_000]),
+    )
+    return policy, rng.choice([0.001, 0.05, 0.3]), frozenset(OF_SNAPSHOTS if rng.random() < 0.4 else ())
 
 
 def _draw_configs(

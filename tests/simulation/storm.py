@@ -21,6 +21,11 @@ from tests.simulation.transfers import stage_a_transfer
 _AT_A_START = (Boundary.CREATE, Boundary.RENAME, Boundary.SYNC_DIRECTORY)
 """Boundaries that are passed at a start rather than later."""
 
+_IN_A_SAVE = (
+    *(Boundary.CREATE, Boundary.WRITE, Boundary.SYNC),
+    *(Boundary.RENAME, Boundary.SYNC_DIRECTORY, Boundary.REMOVE),
+)
+
 _AFTER_A_START = (Boundary.MESSAGE, Boundary.MESSAGE, Boundary.APPLY, Boundary.SYNC, Boundary.WRITE)
 """Boundaries that are passed soon after one."""
 
@@ -51,7 +56,7 @@ class Storm:
         self._world.tell("storm", "is over: everything is mended")
         self._network.calm()
         for member in self._members.values():
-            member.trap = None
+            member.trap = member.trap_in_adoption = None
             member.disk.end_faults()
             member.disk.restore()
             member.resume()
@@ -89,6 +94,19 @@ class Storm:
         self._stage.say(
             Fault.CRASH_AT_BOUNDARY, f"will kill {member.name} at: {trap.boundary.value}, {trap.countdown} on"
         )
+
+    def _crash_in_save(self) -> None:
+        """While the file is written, while it is adopted, or while what no longer counts is removed."""
+        member, rng = self._stage.victim(), self._rng
+        power_lost = rng.random() < 0.5
+        boundary = rng.choice(_IN_A_SAVE)
+        if boundary is Boundary.REMOVE:
+            member.trap = Trap(boundary, rng.choice([0, 0, 1]), power_lost, file=rng.choice(["log-", "snapshot-"]))
+        elif rng.random() < 0.5:
+            member.trap = Trap(boundary, rng.choice([0, 0, 1, 2]), power_lost, rng.random() < 0.5, "new-snapshot-")
+        else:
+            member.trap_in_adoption = Trap(boundary, rng.choice([0, 0, 1]), power_lost, rng.random() < 0.5)
+        self._stage.say(Fault.CRASH_IN_SAVE, f"will kill {member.name} in a save, at: {boundary.value}")
 
     def _crash_twice(self) -> None:
         """The process dies between a write to the log and its sync; the next one finds the entries in the page cache,
@@ -246,6 +264,7 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.CRASH: Storm._crash,
     Fault.POWER_LOSS: Storm._lose_power,
     Fault.CRASH_AT_BOUNDARY: Storm._crash_at_boundary,
+    Fault.CRASH_IN_SAVE: Storm._crash_in_save,
     Fault.CRASH_ALL: Storm._crash_all,
     Fault.CRASH_TWICE: Storm._crash_twice,
     Fault.COUP: Storm._coup,

@@ -34,7 +34,16 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "crashes at": tuple(boundary.value for boundary in Boundary),
     "faults": tuple(fault.value for fault in Fault),
     "crashes": ("process", "power lost", "power lost after a process that left data unsynced"),
-    "storage": ("truncations", "torn tails cut"),
+    "storage": (
+        "truncations",
+        "torn tails cut",
+        "snapshots adopted",
+        "snapshots adopted, of a log that begins later than with entry 1",
+        "saves that failed",
+        "restarts from a snapshot",
+        "snapshots installed",
+        "snapshots that could not be taken in",
+    ),
     "transfers": (
         "done",
         "given up",

@@ -141,7 +141,7 @@ def test_a_batch_under_way_may_be_found_or_not_but_not_by_half(checks: Checks, l
     if is_well:
         checks.recovered(1, found)
     else:
-        with pytest.raises(Violation, match="log to 1"):
+        with pytest.raises(Violation, match="log from 1 to 1"):
             checks.recovered(1, found)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raftkv.kv import StateMachine
+from raftkv.kv import FrozenState, StateMachine
+from raftkv.log_storage import SnapshotWriter
 from raftkv.operations import Result
-from raftkv.raft.types import Entry, HardState
+from raftkv.raft.types import Entry, HardState, SnapshotMeta
 from raftkv.replica import Outcome, Query, Replica
 from raftkv.storage import Storage
 from tests.simulation.calls import IN_TURN, READ_INDEX, Call
@@ -40,6 +41,22 @@ class WatchedStorage(Storage):
         super().persist(hard_state, entries, commit_index)
         checks.persisted(self._member.id)
 
+    def adopt_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter, keep_from: int) -> None:
+        member = self._member
+        if member.trap_in_adoption is not None:
+            member.trap, member.trap_in_adoption = member.trap_in_adoption, None
+        member.checks.adopting(member.id, meta, member.disk.content(writer.name))
+        super().adopt_snapshot(meta, writer, keep_from)
+        member.checks.adopted(member.id, self.first_index())
+
+    def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
+        member = self._member
+        if member.trap_in_adoption is not None:
+            member.trap, member.trap_in_adoption = member.trap_in_adoption, None
+        member.checks.installing(member.id, meta, member.disk.content(writer.name))
+        super().install_snapshot(meta, writer)
+        member.checks.installed(member.id)
+
 
 class WatchedMachine(StateMachine):
     def __init__(self, member: Member) -> None:
@@ -52,6 +69,10 @@ class WatchedMachine(StateMachine):
         results = super().apply(entry)
         self._member.checks.applied(self._member.id, entry, self, revision)
         return results
+
+    def restore(self, state: FrozenState) -> None:
+        super().restore(state)
+        self._member.checks.compare(self._member.id, self)
 
     def get(self, key: bytes) -> bytes | None:
         self._member.look()

@@ -10,10 +10,12 @@ import pytest
 
 from raftkv import operations
 from raftkv.dump import describe
+from raftkv.kv import StateMachine
+from raftkv.kv_snapshot import encode, meta_of
 from raftkv.operations import Batch, Code, Operation
 from raftkv.raft.types import Entry, EntryKind, HardState
 from raftkv.storage import Storage
-from tests.storage.helpers import MEMBERS, entries
+from tests.storage.helpers import MEMBERS, append, entries, save_snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,3 +240,37 @@ def test_the_front_door_gives_the_class(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import storage; print(storage.Storage.__module__)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "raftkv.storage\n"
+
+
+def test_a_snapshot_is_shown_with_the_log_after_it(tmp_path: Path) -> None:
+    make_compacted(tmp_path / "node")
+    status, out, err = run(tmp_path / "node")
+    assert (status, err) == (0, "")
+    assert "snapshot  snapshot-8, up to entry 8 of term 1; keys: 8, sessions: 0, bytes: " in out
+    assert "log       entries: 1, batches: 1, segments: 1, committed at least up to: 8\n" in out
+    assert out.rstrip().endswith("         9        1  SET key-9 value-of-term-1")
+
+
+def test_of_a_damaged_snapshot_the_log_is_shown_all_the_same(tmp_path: Path) -> None:
+    make_compacted(tmp_path / "node")
+    snapshot = tmp_path / "node" / "snapshot-8"
+    snapshot.write_bytes(snapshot.read_bytes()[:-1])
+    status, out, err = run(tmp_path / "node")
+    assert status == 1
+    assert "snapshot  damaged, see below" in out
+    assert "SET key-9 value-of-term-1" in out
+    assert "snapshot-8: damaged at byte " in err
+
+
+def make_compacted(directory: Path) -> None:
+    """A directory whose log begins with entry 9."""
+    storage = Storage(directory, member_id=1, members=MEMBERS, segment_bytes=1)
+    machine = StateMachine()
+    for entry in entries(1, 9):
+        append(storage, [entry], commit_index=8)
+        if entry.index <= 8:
+            machine.apply(entry)
+    state = machine.freeze()
+    meta = meta_of(state, b"")
+    storage.adopt_snapshot(meta, save_snapshot(storage, b"".join(encode(state, b""))), 9)
+    storage.close()

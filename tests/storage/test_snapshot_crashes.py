@@ -265,6 +265,18 @@ def test_a_snapshot_of_another_size_is_refused(change: int) -> None:
         open_storage(disk)
 
 
+@pytest.mark.parametrize("offset", range(9))
+def test_a_flipped_bit_in_a_snapshot_is_refused_before_anything_is_changed(offset: int) -> None:
+    disk = directory_with_snapshot()
+    content = bytearray(disk.content(f"{DIRECTORY}/snapshot-12"))
+    content[offset] ^= 4
+    disk.overwrite(f"{DIRECTORY}/snapshot-12", bytes(content))
+    before = disk.files(DIRECTORY)
+    with pytest.raises(StorageError, match=r"snapshot-12: damaged \(its checksum does not fit its 9 bytes\)"):
+        open_storage(disk)
+    assert disk.files(DIRECTORY) == before
+
+
 def test_a_missing_segment_after_the_snapshot_is_refused() -> None:
     for name in sorted(directory_with_snapshot().names(DIRECTORY)):
         if name.startswith("log-"):
