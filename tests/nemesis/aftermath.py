@@ -23,6 +23,7 @@ from raftkv import Error
 from raftkv.kv import StateMachine
 from raftkv.operations import Batch, Code, Malformed, decode_batch, parse_text
 from raftkv.raft.types import Entry, EntryKind
+from raftkv.snapshots import load_snapshot
 from raftkv.storage import Storage, StorageError
 from tests.linearizability.checker import check
 from tests.linearizability.history import Kind, Operation, Recorder
@@ -141,7 +142,7 @@ class Aftermath:
         members = dict(enumerate(self._cluster.addresses, start=1))
         storages = [Storage(node.data_dir, member_id=node.id, members=members) for node in nodes]
         common = min(storage.commit_index for storage in storages)
-        replays = [Replay(storage.replay(), common) for storage in storages]
+        replays = [Replay.of(storage, common) for storage in storages if begins_before(storage, common)]
         for storage in storages:
             storage.close()
         digests = {replay.digest for replay in replays}
@@ -150,7 +151,7 @@ class Aftermath:
             len(digests) == 1,
             f"up to entry {common}: " + ", ".join(digest.hex()[:8] for digest in sorted(digests)),
         )
-        twice = sorted(replays[0].applied_twice)
+        twice = sorted(set().union(*(replay.applied_twice for replay in replays)))
         self._find("no write has taken effect twice", not twice, ", ".join(map(repr, twice[:5])))
 
     def _look_into_logs(self) -> None:
@@ -167,14 +168,26 @@ def lost_writes(history: Sequence[Operation], ledger: dict[bytes, bytes]) -> lis
     return sorted({op.key for op in reads if op.result != ledger[op.key]})
 
 
-class Replay:
-    """A member's log, applied anew up to an index."""
+def begins_before(storage: Storage, index: int) -> bool:
+    """Whether the member can tell its state after entry `index`: its snapshot must not be of a later one."""
+    return storage.snapshot is None or storage.snapshot.last.index <= index
 
-    def __init__(self, entries: Iterable[Entry], until: int) -> None:
+
+class Replay:
+    """A member's log, applied anew up to an index; to the state of its snapshot, if it has one."""
+
+    @classmethod
+    def of(cls, storage: Storage, until: int) -> Replay:
+        """From a data directory."""
+        machine = StateMachine()
+        load_snapshot(storage, machine)
+        return cls(storage.replay(), until, machine)
+
+    def __init__(self, entries: Iterable[Entry], until: int, machine: StateMachine | None = None) -> None:
         self.applied_twice: set[bytes] = set()
         """Values, each of which was to be written once, and was written at two revisions."""
         self._written_at: dict[bytes, int] = {}
-        self._machine = StateMachine()
+        self._machine = machine or StateMachine()
         for entry in entries:
             if entry.index > until:
                 break
