@@ -356,9 +356,12 @@ class Router:
 
 
 def _same_cluster(one: StatusReply, other: StatusReply) -> bool:
-    """By the cluster's id; by the list of members, where one of the two does not know the id yet."""
+    """By the cluster's id; by the founding members, where one of the two does not know the id yet; by the list of
+    members, where these are not known either."""
     if one.cluster_id and other.cluster_id:
         return one.cluster_id == other.cluster_id
+    if one.members_digest and other.members_digest:
+        return one.members_digest == other.members_digest
     return {m.id: m.address for m in one.members} == {m.id: m.address for m in other.members}
 
 

@@ -501,6 +501,7 @@ class Service:
             state_bytes=counts.state_bytes,
             quota_bytes=counts.quota_bytes,
             membership=status.membership_of(membership.me),
+            members_digest=membership.digest,
         )
 
     def transfer_leadership(

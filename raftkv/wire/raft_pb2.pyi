@@ -186,7 +186,7 @@ class Member(_message.Message):
     def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership")
+    __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership", "members_digest")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +206,7 @@ class StatusReply(_message.Message):
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     id: int
     role: str
     term: int
@@ -225,7 +226,8 @@ class StatusReply(_message.Message):
     state_bytes: int
     quota_bytes: int
     membership: str
-    def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ..., log_syncs: _Optional[int] = ..., first_log_index: _Optional[int] = ..., snapshot_index: _Optional[int] = ..., state_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., membership: _Optional[str] = ...) -> None: ...
+    members_digest: bytes
+    def __init__(self, id: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader_id: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last_log_index: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., version: _Optional[str] = ..., keys: _Optional[int] = ..., revision: _Optional[int] = ..., serving: bool = ..., log_syncs: _Optional[int] = ..., first_log_index: _Optional[int] = ..., snapshot_index: _Optional[int] = ..., state_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., membership: _Optional[str] = ..., members_digest: _Optional[bytes] = ...) -> None: ...
 
 class ChangeMembershipRequest(_message.Message):
     __slots__ = ("add", "remove")
