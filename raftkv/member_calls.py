@@ -46,6 +46,7 @@ def members(router: Router, deadline: float) -> list[ClusterMember]:
         reply = _status(leader, min(deadline, time.monotonic() + _ROUND_S))
         if reply is not None and reply.role == "leader":
             router.heard(leader)
+            router.told(leader, reply)
             return [
                 ClusterMember(m.id, m.address, m.is_learner, m.id == reply.id)
                 for m in sorted(reply.members, key=lambda m: m.id)

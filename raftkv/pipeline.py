@@ -591,6 +591,7 @@ class Pipeline:
                 connection = self._connection
                 if connection is not None:
                     self._look_after(connection)
+                    self._router.look_around()
                 elif now >= self._not_before:
                     self._connect()
                 else:

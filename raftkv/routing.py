@@ -39,6 +39,8 @@ LONGEST_ROUND_S: Final = 1.0
 """Each following round waits half as long again, up to this, for members that are far away."""
 _PROBE_INTERVAL_S: Final = 0.1
 """Rounds that ask whether a leader has been superseded are no more frequent, however many calls wait."""
+_LOOK_AROUND_S: Final = 3.0
+"""How often a client asks who the members are, though it has no reason to doubt its leader."""
 _TRUST_S: Final = 1.0
 """How long a leader is believed in without a sign of life."""
 _STATUS_S: Final = 1.0
@@ -181,6 +183,20 @@ class Router:
             return self._trusted() or self._look_for_leader(deadline)
         finally:
             self._looking.release()
+
+    def look_around(self) -> None:
+        """Of a client that is always busy: ask now and then who the members are. They may all be others some day."""
+        if time.monotonic() - self._asked < _LOOK_AROUND_S or not self._looking.acquire(blocking=False):
+            return
+        try:
+            self._round(time.monotonic() + FIRST_ROUND_S)
+        finally:
+            self._looking.release()
+
+    def told(self, member: Member, reply: StatusReply) -> None:
+        """The member has said this to somebody who asked by himself."""
+        if self._is_ours(reply):
+            self._learn(member, reply)
 
     def superseded(self, leader: Member, until: float) -> bool:
         """Ask around, unless that has just been done: whether somebody else leads now."""

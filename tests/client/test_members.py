@@ -8,7 +8,7 @@ import json
 import grpc
 import pytest
 
-from raftkv import AsyncClient, NotApplied, OutcomeUnknown
+from raftkv import AsyncClient, NotApplied, OutcomeUnknown, routing
 from raftkv.client import Client, ClusterMember
 from tests.client.fake_cluster import FakeCluster
 from tests.client.test_program import run
@@ -128,6 +128,24 @@ def test_a_member_that_has_moved_is_found(cluster: FakeCluster) -> None:
         cluster.members[1].kill()
 
         assert client.members()[1].is_leader
+
+
+def test_a_client_that_is_always_busy_gets_to_know_new_members(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that it knew may all have gone when its leader leaves."""
+    monkeypatch.setattr(routing, "_LOOK_AROUND_S", 0.05)
+    with Client([cluster.addresses[0]]) as client:
+        client.set("key", "0")
+        asked = cluster.members[1].status_calls
+        count = 0
+        while cluster.members[1].status_calls < asked + 2:
+            count += 1
+            client.set("key", str(count))
+            assert count < 100_000
+        cluster.elect(2)
+        cluster.members[1].kill()
+        client.set("key", "the end")
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
