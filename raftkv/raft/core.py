@@ -410,6 +410,10 @@ class Raft:
         if request.pre_vote:
             granted = request.term > self.current_term and up_to_date and not self._hears_a_leader()
             term = request.term if granted else self.current_term
+            rival = isinstance(self.role, PreCandidate) and (request.last, request.sender) > (self.log.last, self.me)
+            if granted and rival:
+                # Two that ask at the same time would split the votes, and cost a whole election timeout more.
+                self.role = Follower(self._draw_election_deadline())
             self._send(self._vote_reply(request, granted=granted, term=term))
         elif self.voted_for in (0, request.sender) and up_to_date:
             self._hard_state = replace(self._hard_state, voted_for=request.sender)

@@ -239,6 +239,22 @@ TRANSFERS = [
         (10,),
     ),
     Mutant(
+        "rivals split the votes",
+        (),
+        (Patch(_CORE, "Raft._handle_request_vote", "if granted and rival:", "if False:"),),
+        ("tests/raft/test_dissertation_9_6.py",),
+    ),
+    Mutant(
+        "of two rivals both make room",
+        (),
+        (
+            Patch(
+                _CORE, "Raft._handle_request_vote", "and (request.last, request.sender) > (self.log.last, self.me)", ""
+            ),
+        ),
+        ("tests/raft/test_dissertation_9_6.py",),
+    ),
+    Mutant(
         "a leader with a slow disk goes on leading",
         (17,),
         (Patch(_CORE, "Raft._make_room", "self._begin_transfer(leader, 0)", "pass"),),

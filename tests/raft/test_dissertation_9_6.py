@@ -198,3 +198,54 @@ def test_a_member_cut_off_does_not_increment_its_term() -> None:
 
     assert cluster.members[away].raft.current_term == leader.raft.current_term
     assert cluster.serving() is leader
+
+
+# ---- rivals (divergences.md) -----------------------------------------------------------------------------------------
+
+
+def test_of_two_that_ask_at_the_same_time_the_lower_id_makes_room() -> None:
+    """5.2: 'split votes' are 'rare' with random timeouts, and rarer so: who asks for pre-votes, and is asked by
+    somebody who is to be preferred, asks no more."""
+    lone = Lone()
+    lone.time_out()
+
+    [reply] = lone.step(lone.vote_request(2, term=1, pre_vote=True))
+    lone.step(lone.pre_vote(2), lone.pre_vote(3))
+
+    assert isinstance(reply, RequestVoteReply)
+    assert reply.granted
+    assert (lone.role, lone.term) == ("follower", 0)
+
+
+def test_of_two_that_ask_at_the_same_time_the_higher_id_goes_on() -> None:
+    """As above: one of the two has to."""
+    lone = Lone(me=3)
+    lone.time_out()
+
+    lone.step(lone.vote_request(2, term=1, pre_vote=True))
+    lone.step(lone.pre_vote(2))
+
+    assert lone.role == "candidate"
+
+
+def test_of_two_that_ask_at_the_same_time_the_one_with_the_newer_log_goes_on() -> None:
+    """As above; and the log counts for more than the id does (5.4.1)."""
+    lone, rival = Lone([1, 2]), at(9, 1)
+    lone.time_out()
+
+    lone.step(lone.vote_request(3, term=3, last=rival, pre_vote=True))
+    lone.step(lone.pre_vote(2))
+
+    assert lone.role == "candidate"
+
+
+def test_who_makes_room_waits_for_an_election_timeout_again() -> None:
+    """As above: the rival may be gone the next moment."""
+    lone = Lone()
+    lone.time_out()
+
+    lone.step(lone.vote_request(2, term=1, pre_vote=True))
+
+    assert lone.now + DEFAULTS.election_timeout <= lone.follower.election_deadline
+    lone.time_out()
+    assert lone.role == "pre-candidate"

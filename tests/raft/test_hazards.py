@@ -290,6 +290,38 @@ def test_hazard_29_match_and_commit_index_never_go_back() -> None:
 # ---- Reads and leases ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_hazard_17_a_leader_that_is_stuck_is_replaced_within_two_election_timeouts(size: int) -> None:
+    """Its turn does not end, whatever the reason: a sync that does not come back, say."""
+    for seed in range(30):
+        cluster = Cluster(size, seed=seed)
+        leader = cluster.run_until_serving()
+        cluster.run(0.3 + seed * 0.0037)
+        cluster.write(leader.id, "SET k v")
+        cluster.pause(leader.id)
+        stuck_at = cluster.now
+        cluster.run_until(lambda: cluster.serving() not in (None, leader))  # noqa: B023
+        assert cluster.now - stuck_at <= 2 * Config().election_timeout, f"seed {seed}"
+
+
+def test_hazard_17_a_leader_whose_turns_take_too_long_hands_over() -> None:
+    """Each of them takes a little longer than an election timeout; and the others' timeouts are long, so that they
+    never miss it for long enough."""
+    patient = Config(election_timeout=2.0)
+    cluster = Cluster(3, config={1: Config(), 2: patient, 3: patient}, patience={1: 0.0})
+    leader = cluster.run_until_serving()
+    assert leader.id == 1
+    cluster.run(0.3)
+    round = leader.leader.rounds.current
+    cluster.run_until(lambda: leader.leader.rounds.current > round)
+    cluster.pause(1)  # heartbeats have just left, and their answers wait for it when its turn ends
+    cluster.run(0.6)
+    cluster.resume(1)
+    cluster.run(0.1)
+
+    assert cluster.serving() not in (None, leader)
+
+
 def test_hazard_40_the_lease_does_not_survive_a_transfer() -> None:
     """Inside the lease, and the old leader hears nothing of what follows."""
     cluster = Cluster(3, config=Config(lease_duration=60.0))

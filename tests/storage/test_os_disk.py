@@ -131,3 +131,44 @@ def test_a_batch_is_one_pwrite_and_one_fdatasync_of_the_system(tmp_path: Path) -
     calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
     begin = next(number for number, call in enumerate(calls) if "BEGIN" in call)
     assert [call.split("(")[0] for call in calls[begin : begin + 4]] == ["pwrite64", "fdatasync"] * 2
+
+
+@pytest.mark.parametrize("held_back", [0, 4])
+def test_hazard_19_a_process_out_of_file_descriptors_still_writes_down_its_vote(tmp_path: Path, held_back: int) -> None:
+    """Connections have used up all others; without a reserve there is a StorageError, and the node stops."""
+    program = f"""
+        import os, resource
+        from raftkv.disk import OS_DISK
+        from raftkv.log_storage import StorageError
+        from raftkv.raft.types import HardState
+        from raftkv.storage import Storage
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        OS_DISK.hold_back({held_back})
+        storage = Storage({str(tmp_path / "data")!r}, member_id=1, members={{1: "h:1"}})
+        taken = []
+        try:
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        try:
+            for term in range(1, 20):
+                storage.persist(HardState(term, voted_for=1), [], 0)
+            print("written")
+        except StorageError as error:
+            print(error)
+        for descriptor in taken:
+            os.close(descriptor)
+        print(len(OS_DISK._spares))
+        storage.persist(HardState(30), [], 0)
+        print(len(OS_DISK._spares))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    if held_back:
+        assert done.stdout.splitlines()[0] == "written", done.stderr
+        assert done.stdout.splitlines()[-1] == str(held_back), "they are held back again"
+    else:
+        assert "Too many open files" in done.stdout
+        assert "ulimit -n" in done.stdout
