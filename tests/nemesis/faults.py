@@ -20,15 +20,15 @@ import socket
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.nemesis import sandbox
 from tests.nemesis.network import CUT, WHOLE, Link, Network, Pair, all_pairs, between
 from tests.support import strace
 from tests.support.processes import Cluster, Node
 
-Script = Generator[float, None, None]
-"""Yields the seconds until it wants to go on."""
+Script = Generator[float, None, Any]
+"""Yields the seconds until it wants to go on. Gives back False if it came to nothing: then it does not count."""
 
 DISK_BYTES: Final = 1 << 30
 """The size of a node's disk in a sandbox. Memory is used for what is written only."""
@@ -111,6 +111,7 @@ def _pause(arena: Arena, victims: list[Node]) -> Script:
     for node in stopped:
         node.resume()
     yield 0.5
+    return bool(stopped)
 
 
 def pause_the_leader(arena: Arena) -> Script:
@@ -167,31 +168,34 @@ def fill_a_disk(arena: Arena) -> Script:
     """No room is left: the node must stop. A start in vain, while the disk is still full, must do no harm either."""
     node = arena.target()
     if not arena.own_disks:
-        yield from _fail(arena, node, strace.error("ENOSPC", strace.WRITES), strace.WRITES)
-        return
+        return (yield from _fail(arena, node, strace.error("ENOSPC", strace.WRITES), strace.WRITES))
     _leave_no_room(node)
     yield from _until_stopped(node)
+    has_stopped = not node.is_running
     arena.start([node])
     yield arena.hold(0.5, 2.0)
     _resize_disk(node, DISK_BYTES)
     yield from _stop_if_it_runs(node)
     arena.start([node])
     yield 0.5
+    return has_stopped
 
 
 def fail_a_sync(arena: Arena) -> Script:
     """EIO from fdatasync: what was written may be lost or not; the node must stop, and not try again."""
-    yield from _fail(arena, arena.target(), strace.error("EIO", strace.SYNCS), strace.SYNCS)
+    return (yield from _fail(arena, arena.target(), strace.error("EIO", strace.SYNCS), strace.SYNCS))
 
 
 def _fail(arena: Arena, node: Node, injection: str, calls: tuple[str, ...]) -> Script:
     if not node.is_running:
-        return
+        return False
     with strace.Strace(node.pid, arena.scratch / "trace", injection, trace=calls, options=_on_files_of(node)):
         yield from _until_stopped(node)
+    has_stopped = not node.is_running
     yield from _stop_if_it_runs(node)
     arena.start([node])
     yield 0.5
+    return has_stopped
 
 
 def _on_files_of(node: Node) -> list[str]:
@@ -221,10 +225,12 @@ def _stop_if_it_runs(node: Node) -> Script:
 def stall_the_disk_of_the_leader(arena: Arena) -> Script:
     """A sync that does not come back for seconds. Another node should take over."""
     node = arena.target()
-    if node.is_running:
-        with strace.Strace(node.pid, arena.scratch / "trace", strace.delay(3.0)):
-            yield arena.hold(2.0, 5.0)
+    if not node.is_running:
+        return False
+    with strace.Strace(node.pid, arena.scratch / "trace", strace.delay(3.0)):
+        yield arena.hold(2.0, 5.0)
     yield 0.5
+    return True
 
 
 def slow_down_disks(arena: Arena) -> Script:
@@ -244,7 +250,7 @@ def exhaust_descriptors(arena: Arena) -> Script:
     """The node may open a few more files, and connections take them all, while it has to connect anew itself."""
     node = arena.target()
     if not node.is_running:
-        return
+        return False
     limits = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
     in_use = len(os.listdir(f"/proc/{node.pid}/fd"))
     resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (in_use + arena.rng.randrange(4), limits[1]))
@@ -261,6 +267,7 @@ def exhaust_descriptors(arena: Arena) -> Script:
         resource.prlimit(node.pid, resource.RLIMIT_NOFILE, limits)
     arena.start([node])
     yield 0.5
+    return True
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------

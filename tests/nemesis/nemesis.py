@@ -72,11 +72,13 @@ class Storm:
             if time.monotonic() >= self._ends_at:
                 return
             began = time.monotonic()
-            yield from fault(self._arena)
+            came_to_nothing = (yield from fault(self._arena)) is False
             deed = Deed(lane, faults.name_of(fault), began, time.monotonic())
-            self.deeds.append(deed)
+            if not came_to_nothing:
+                self.deeds.append(deed)
             at = deed.began - self._ends_at + self._seconds
-            tell(f"{at:7.1f} s  {deed.fault} ({deed.ended - deed.began:.1f} s)")
+            end = ", came to nothing" if came_to_nothing else ""
+            tell(f"{at:7.1f} s  {deed.fault} ({deed.ended - deed.began:.1f} s{end})")
 
 
 def _shuffled_for_ever(chosen: Sequence[Fault], rng: random.Random) -> Iterator[Fault]:
@@ -128,8 +130,8 @@ class Run:
             aftermath = Aftermath(cluster, workload.recorder, tell)
             aftermath.examine()
             self._keep(aftermath, workload.recorder.history())
-            self._report(aftermath, storm.deeds, during, began, ended)
-            return aftermath.all_is_well
+            kinds = [faults.name_of(fault) for there in lanes.values() for fault in there]
+            return self._report(aftermath, storm.deeds, kinds, during, began, ended)
 
     def _lanes(self, arena: Arena) -> dict[str, list[Fault]]:
         lanes, missing = faults.lanes(arena.own_disks, arena.network.loses_packets)
@@ -177,14 +179,25 @@ class Run:
                 shutil.copytree(self._directory / f"node-{number}", self._directory / f"node-{number}-data")
 
     def _report(
-        self, aftermath: Aftermath, deeds: Sequence[Deed], history: Sequence[Operation], began: float, ended: float
-    ) -> None:
+        self,
+        aftermath: Aftermath,
+        deeds: Sequence[Deed],
+        kinds: Sequence[str],
+        history: Sequence[Operation],
+        began: float,
+        ended: float,
+    ) -> bool:
+        """Whether all is well, and has been put to the test."""
+        too_seldom = report.too_seldom(deeds, kinds, self._seconds)
         verdict = "ALL IS WELL" if aftermath.all_is_well else "SOMETHING IS WRONG"
+        if aftermath.all_is_well and too_seldom:
+            verdict = "TOO LITTLE HAS BEEN TRIED"
         lines = [
             f"seed {self._seed}, {self._size} nodes, {ended - began:.0f} s under faults",
             "",
             f"faults: {len(deeds)}",
             *report.faults_in_text(deeds),
+            *too_seldom,
             "",
             f"operations: {len(history)}",
             *report.operations_in_text(history),
@@ -200,6 +213,7 @@ class Run:
             tell(line)
         tell(f"\nkept in {self._directory}: report.txt, plot.svg, history.jsonl, logs")
         tell(verdict)
+        return aftermath.all_is_well and not too_seldom
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

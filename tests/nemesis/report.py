@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
 from tests.linearizability.history import Kind, Operation, Outcome
+
+EACH_WITHIN: Final = 240.0
+"""Seconds in which each kind of fault must happen at least once, on average: five times in twenty minutes. On a busy
+machine it was three times as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,13 @@ def faults_in_text(deeds: Sequence[Deed]) -> list[str]:
     for deed in deeds:
         seconds[deed.fault] += deed.ended - deed.began
     return [f"{count[fault]:5}  {fault:<40} {seconds[fault]:7.1f} s" for fault in sorted(count)]
+
+
+def too_seldom(deeds: Sequence[Deed], kinds: Collection[str], seconds: float) -> list[str]:
+    """A line for each kind of fault that a run of this length should have done more often: a green run must mean that
+    each of them has been survived."""
+    count, least = Counter(deed.fault for deed in deeds), int(seconds / EACH_WITHIN)
+    return [f"too seldom: {kind}, {count[kind]} of {least} times" for kind in sorted(kinds) if count[kind] < least]
 
 
 def operations_in_text(history: Sequence[Operation]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,11 @@ from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.types import Entry, EntryKind
 from raftkv.storage import Storage
 from tests.linearizability.history import Kind, Recorder
-from tests.nemesis import sandbox
+from tests.nemesis import faults, sandbox
 from tests.nemesis.aftermath import Aftermath, Replay, lost_writes
-from tests.nemesis.report import Deed, Plot
+from tests.nemesis.faults import Arena, Script
+from tests.nemesis.nemesis import Run, Storm
+from tests.nemesis.report import Deed, Plot, too_seldom
 from tests.nemesis.workload import acknowledged_ledger
 from tests.support.processes import ROOT
 
@@ -111,6 +115,59 @@ def test_a_node_that_does_not_start_again_is_a_finding_and_the_history_is_judged
     assert aftermath.findings[0].detail == "node 1 has ended with status 1"
     assert aftermath.verdict is not None
     assert not aftermath.all_is_well
+
+
+def deeds_of(*faults: str) -> list[Deed]:
+    return [Deed("a lane", fault, float(second), second + 0.5) for second, fault in enumerate(faults)]
+
+
+def test_a_fault_that_happened_too_seldom_in_a_long_run_is_named() -> None:
+    deeds = deeds_of(*["ring"] * 5, *["kill all"] * 4)
+    kinds = ["ring", "kill all", "delay"]
+    assert too_seldom(deeds, kinds, 20 * 60) == [
+        "too seldom: delay, 0 of 5 times",
+        "too seldom: kill all, 4 of 5 times",
+    ]
+    assert too_seldom(deeds, kinds, 5 * 60) == ["too seldom: delay, 0 of 1 times"]
+    assert too_seldom(deeds, kinds, 3 * 60) == [], "a short run can't get round to all of them"
+
+
+@pytest.mark.parametrize(("kinds", "ends_well"), [(["ring"], True), (["ring", "delay"], False)])
+def test_a_run_in_which_a_fault_did_not_happen_ends_as_one_that_failed(
+    tmp_path: Path, kinds: list[str], ends_well: bool
+) -> None:
+    run = Run(seed=1, seconds=300.0, size=3, directory=tmp_path)
+    assert run._report(aftermath_of(), deeds_of("ring"), kinds, [], 0.0, 300.0) == ends_well
+    lines = (tmp_path / "report.txt").read_text().splitlines()
+    assert lines[-1] == ("ALL IS WELL" if ends_well else "TOO LITTLE HAS BEEN TRIED")
+    assert ("too seldom: delay, 0 of 1 times" in lines) != ends_well
+
+
+def test_a_fault_that_came_to_nothing_does_not_count(tmp_path: Path) -> None:
+    def in_vain(arena: Arena) -> Script:
+        yield 0.0
+        return False
+
+    def done(arena: Arena) -> Script:
+        yield 0.0
+
+    arena: Any = SimpleNamespace(rng=random.Random(1))
+    storm = Storm(arena, {"one": [in_vain], "other": [done]}, seconds=5.0)
+    storm._ends_at = time.monotonic() + 1.0
+    calm: Any = SimpleNamespace(trouble=[])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.nemesis.nemesis._CALM_SECONDS", (0.0, 0.1))
+        storm.rage(calm)
+    assert {deed.fault for deed in storm.deeds} == {"done"}
+
+
+def test_a_disk_that_can_not_be_stalled_since_the_node_is_down_is_a_fault_that_came_to_nothing(tmp_path: Path) -> None:
+    arena: Any = SimpleNamespace(target=lambda: SimpleNamespace(is_running=False))
+    for fault in (faults.stall_the_disk_of_the_leader, faults.fail_a_sync, faults.exhaust_descriptors):
+        script = fault(arena)
+        with pytest.raises(StopIteration) as ended:
+            next(script)
+        assert ended.value.value is False
 
 
 def test_the_plot_of_an_empty_run_is_a_picture_too() -> None:
