@@ -540,9 +540,9 @@ class Pipeline:
             self._failed(code.name if code is not grpc.StatusCode.OK else "UNAVAILABLE", text)
             self._router.doubt(connection.leader)
             is_refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not connection.is_answered
-            is_refused = is_refused and NOT_TAKEN in details  # else gRPC has made the status of what a proxy said
+            # Without these words gRPC has made the status of what a proxy said, or refuses one message of several.
+            is_refused = is_refused and NOT_TAKEN in details
             if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details and connection.under_way:
-                is_refused = False  # those before it may have been taken
                 finished = self._drop_largest(connection, text)
             self._leave(connection, is_refused)
         self._deliver(finished)

@@ -12,6 +12,7 @@ import pytest
 
 from raftkv.client import Client, Error, NotApplied, OutcomeUnknown
 from raftkv.operations import Code
+from raftkv.pipeline import NOT_TAKEN
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
     FakeCluster,
@@ -318,6 +319,35 @@ def test_a_new_stream_that_something_on_the_way_ends_leaves_its_write_in_doubt(c
     elsewhere = refuse(grpc.StatusCode.FAILED_PRECONDITION)
     error = failure_of_a_write(cluster, elsewhere, lose_reply_to_a_proxy, *[elsewhere] * 100)
     assert version(cluster) == 2
+    assert isinstance(error, OutcomeUnknown)
+
+
+def end_stream(code: grpc.StatusCode, details: str) -> Step:
+    """The request gets no answer, and the stream this status."""
+
+    def step(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+        stream.end(code, details)
+        return None
+
+    return step
+
+
+def test_a_write_on_streams_that_no_member_takes_has_definitely_not_been_applied(cluster: FakeCluster) -> None:
+    not_taken = end_stream(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too many streams; {NOT_TAKEN}")
+    error = failure_of_a_write(cluster, refuse(grpc.StatusCode.FAILED_PRECONDITION), *[not_taken] * 100)
+    assert isinstance(error, NotApplied)
+
+
+@pytest.mark.parametrize(
+    ("before", "code"),
+    [([], grpc.StatusCode.RESOURCE_EXHAUSTED), ([grpc.StatusCode.FAILED_PRECONDITION], grpc.StatusCode.UNAVAILABLE)],
+)
+def test_a_stream_that_was_taken_or_ends_otherwise_leaves_its_write_in_doubt_whatever_it_says(
+    cluster: FakeCluster, before: list[grpc.StatusCode], code: grpc.StatusCode
+) -> None:
+    """The stream of the first write has been answered; after a refusal there is a new one."""
+    later = [refuse(grpc.StatusCode.FAILED_PRECONDITION)] * 100
+    error = failure_of_a_write(cluster, *map(refuse, before), end_stream(code, NOT_TAKEN), *later)
     assert isinstance(error, OutcomeUnknown)
 
 

@@ -463,4 +463,22 @@ CLIENTS = [
         (Patch(_PIPELINE, "Pipeline.flush", "or self._is_asleep", ""),),
         ("tests/client/test_leader.py",),
     ),
+    Mutant(
+        "a stream that was not taken leaves its writes in doubt",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._leave", "call.doubt = call.doubt or not is_refused", "call.doubt = True"),),
+        ("tests/client/test_exactly_once.py",),
+    ),
+    Mutant(
+        "a stream that was taken is believed that nothing has been done",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._ended", "and not connection.is_answered", ""),),
+        ("tests/client/test_exactly_once.py",),
+    ),
+    Mutant(
+        "what something on the way says is taken for a member's word",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._ended", "is_refused and NOT_TAKEN in details", "is_refused"),),
+        ("tests/client/test_exactly_once.py",),
+    ),
 ]
