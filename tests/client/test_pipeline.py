@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from raftkv.calls import FutureCall
+from raftkv.calls import GET, FutureCall
 from raftkv.client import Client, NotApplied, OutcomeUnknown
 from raftkv.operations import Code
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
@@ -185,11 +185,41 @@ def test_no_write_overtakes_those_that_a_window_of_unknown_size_may_have_shut_ou
         assert applied(cluster) == [b"%d" % i for i in range(8)]
 
 
+def ask_together(client: Client, *keys: bytes) -> list[FutureCall]:
+    """Reads in one message."""
+    pipeline = client._pipeline
+    calls = [FutureCall(GET, key, b"", b"", time.monotonic() + LONG, pipeline.cancel) for key in keys]
+    for call in calls:
+        pipeline.enqueue(call)
+    pipeline.flush()
+    return calls
+
+
 def test_values_that_do_not_fit_one_answer_are_asked_for_again(cluster: FakeCluster, client: Client) -> None:
     for i in range(4):
         client.set(f"key{i}", bytes([i]) * (3 << 20))
-    futures = [client.get_async(f"key{i}") for i in range(4)]
-    assert [future.result(LONG) for future in futures] == [bytes([i]) * (3 << 20) for i in range(4)]
+    before = cluster.leader.calls
+    reads = ask_together(client, *(b"key%d" % i for i in range(4)))
+    assert [read.result(LONG) for read in reads] == [bytes([i]) * (3 << 20) for i in range(4)]
+    assert cluster.leader.calls == before + 2, "two found room in each answer"
+
+
+def test_an_answer_to_reads_that_were_given_up_changes_nothing(cluster: FakeCluster, client: Client) -> None:
+    """Neither does it bring them back, where it says that one has to be asked for again."""
+    for key in ("a", "b"):
+        client.set(key, bytes(5 << 20))
+    release = threading.Event()
+    cluster.next_calls(wait_for(release))
+    reads = ask_together(client, b"a", b"b")
+    wait_until(lambda: not cluster._script, "they are under way")
+    for read in reads:
+        assert isinstance(client._pipeline.abandon(read), NotApplied)
+    asked = cluster.leader.calls
+    release.set()
+    wait_until(lambda: not client._pipeline._has_calls(), "the answer")
+    assert client.get("other") is None
+    assert cluster.leader.calls == asked + 1
+    assert not any(read.done() for read in reads)
 
 
 def test_calls_given_up_do_not_keep_the_client_from_finding_the_leader(cluster: FakeCluster) -> None:

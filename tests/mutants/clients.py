@@ -481,4 +481,16 @@ CLIENTS = [
         (Patch(_PIPELINE, "Pipeline._ended", "is_refused and NOT_TAKEN in details", "is_refused"),),
         ("tests/client/test_exactly_once.py",),
     ),
+    Mutant(
+        "what has been answered is asked for again, along with what has not",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._settle_reads", "self._send_again([call])", "self._send_again(calls)"),),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
+        "an answer brings back a read that was given up",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline._settle_reads", "if call.state is State.OVER:\n    continue", "pass"),),
+        ("tests/client/test_pipeline.py",),
+    ),
 ]

@@ -318,4 +318,43 @@ SHARED = [
         (Patch(_TRANSPORT, "PeerSender._patience", "+ size / SLOWEST_LINK", ""),),
         _SENDER,
     ),
+    Mutant(
+        "entries travel without the sender's identity",
+        (52,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._send_bulk",
+                "request_to_wire(request, self._identity)",
+                "request_to_wire(request, wire.Identity())",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "only who reads requests learns that the client has gone",
+        (50,),
+        (
+            Patch(
+                _SERVER,
+                "Server._read_stream",
+                "if not context.add_callback(stream.vanish):\n    stream.vanish()",
+                "pass",
+            ),
+        ),
+        ("tests/node/test_client_stream.py",),
+    ),
+    Mutant(
+        "the stream of a client that has gone waits for room",
+        (50,),
+        (
+            Patch(
+                "client_stream.py",
+                "ClientStream.vanish",
+                "self._is_closing = self._has_gone = True",
+                "self._has_gone = True",
+            ),
+        ),
+        ("tests/node/test_client_stream.py",),
+    ),
 ]

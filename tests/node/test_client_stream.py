@@ -398,6 +398,32 @@ def test_a_client_that_sends_no_more_still_gets_its_answers(node: FakeNode, clie
     wait_until(lambda: not node.server._streams, "nothing is left")
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_stream_that_waits_for_answers_or_for_room_ends_when_its_client_vanishes(
+    node: FakeNode, is_full: bool
+) -> None:
+    """Its thread reads no requests just then, and so would not learn of it: the client has sent all that it wants to,
+    or as much as may be unanswered."""
+    held, client = Held(node), Client(node)
+    count = MAX_UNANSWERED_REQUESTS if is_full else 1
+    for id in range(count):
+        client.set(id)
+    held.wait_for(count)
+    (stream,) = node.server._streams
+    if is_full:
+        make_room, has_come = stream._make_room, threading.Event()
+        stream._make_room = lambda: has_come.set() or make_room()  # type: ignore[method-assign, func-returns-value]
+        client.set(count)
+        assert has_come.wait(10)
+    else:
+        client._requests.put(None)
+        wait_until(lambda: stream._is_closing, "the end of the requests")
+    client.call.cancel()
+    wait_until(lambda: not node.server._streams, "the end of the stream's thread")
+    for position in range(count):
+        held.carry_out(position)
+
+
 def test_of_a_client_that_vanishes_nothing_is_left_but_what_the_replica_has(node: FakeNode) -> None:
     held, client = Held(node), Client(node)
     client.set(1)
