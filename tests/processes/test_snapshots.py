@@ -48,6 +48,19 @@ def test_to_overwrite_100_keys_a_million_times_leaves_a_small_directory_and_a_qu
     assert 1 < status.first_log_index <= status.snapshot_index + 1
 
 
+def test_every_member_keeps_its_directory_small(make_cluster: MakeCluster) -> None:
+    """Followers save their own state, and forget their own log."""
+    cluster: Cluster = make_cluster(size=3, settings=SMALL)
+    cluster.start()
+    overwrite(cluster, 20_000)
+    cluster.wait_caught_up()
+    for node in cluster.nodes:
+        wait_until(lambda node=node: bytes_in(node.data_dir) < 200_000, f"{node} forgets its log")  # type: ignore[misc]
+        status = node.status()
+        assert status is not None
+        assert status.first_log_index > 1
+
+
 def test_nodes_that_are_killed_while_they_save_lose_nothing(make_cluster: MakeCluster) -> None:
     cluster: Cluster = make_cluster(size=3, settings=SMALL)
     cluster.start()

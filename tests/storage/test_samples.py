@@ -1,7 +1,7 @@
 """Data directories as earlier versions have left them: what this one makes of them.
 
-`samples/v<n>` is a directory that was made by the code of its day, when the metadata had format n. It is never made
-anew: a new format gets a directory of its own.
+`samples/v<n>` is a directory that was made by the code of its day (make_sample.py, as it was then), when the metadata
+had format n. It is never made anew: a new format gets a directory of its own before it is released.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import pytest
 
 from raftkv.kv import StateMachine
 from raftkv.operations import Batch, Code, Operation, Result, Status, encode_batch
-from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition
+from raftkv.snapshots import load_snapshot
 from raftkv.storage import Storage
+from tests.storage import make_sample
 
 SAMPLES = Path(__file__).parent / "samples"
 MEMBERS = {1: "127.0.0.1:50051", 2: "127.0.0.1:50052", 3: "127.0.0.1:50053"}
@@ -28,6 +30,7 @@ def sample(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def machine_of(storage: Storage) -> StateMachine:
     machine = StateMachine()
+    load_snapshot(storage, machine)
     for entry in storage.replay():
         machine.apply(entry)
     return machine
@@ -54,4 +57,18 @@ def test_the_first_format_is_read_and_goes_on_as_the_newest(sample: Path) -> Non
     storage.close()
     assert (sample / "metadata").read_bytes().startswith(b"raftkv metadata 2\n")
     restarted = Storage(sample, member_id=2, members=MEMBERS)
+    assert machine_of(restarted).digest() == machine.digest()
+
+
+def test_a_sample_of_the_present_formats_is_read(tmp_path: Path) -> None:
+    def opened() -> Storage:
+        return Storage(tmp_path / "node", member_id=2, members=MEMBERS, segment_bytes=600)
+
+    storage = opened()
+    machine = make_sample.write(storage)
+    storage.close()
+    restarted = opened()
+    assert restarted.snapshot is not None
+    assert (restarted.snapshot.last, restarted.first_index() > 1) == (LogPosition(3, 7), True)
+    assert (restarted.last_index(), restarted.commit_index) == (11, 10)
     assert machine_of(restarted).digest() == machine.digest()
