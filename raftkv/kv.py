@@ -31,7 +31,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -103,6 +103,9 @@ class Session:
     """Answers below are forgotten. Only grows."""
     answers: dict[int, Result] = field(default_factory=dict)
     """By sequence number."""
+
+    def copy(self) -> Session:
+        return Session(self.last_active_ms, self.lowest_unanswered, self.answers.copy())
 
     def forget_below(self, lowest_unanswered: int) -> None:
         """Drop the answers that the client has. Costs no more than there are answers, however far the mark jumps."""
@@ -273,7 +276,7 @@ class StateMachine:
         return self._state()
 
     def _state(self) -> FrozenState:
-        sessions = [(key, replace(session, answers=dict(session.answers))) for key, session in self._sessions.items()]
+        sessions = [(key, session.copy()) for key, session in self._sessions.items()]
         return FrozenState(
             self.applied_index,
             self.applied_term,

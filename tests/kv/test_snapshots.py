@@ -230,6 +230,16 @@ def test_a_snapshot_comes_in_pieces_of_bounded_size() -> None:
     assert max(map(len, pieces)) < (256 << 10) + 200_000 + 1000
 
 
+@pytest.mark.parametrize("size", [0, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 1 << 20, (1 << 20) + 1])
+def test_hazard_15_values_of_any_size_come_back(size: int) -> None:
+    """A large entry corrupts a follower's log. Largest size, one less, one more; restart."""
+    driver = Driver()
+    driver.batch(set_(b"before", b"1"), set_(b"large", b"x" * size), set_(b"after", b"2"))
+    copy = restored(saved(driver.machine.freeze()))
+    assert [copy.get(key) for key in (b"before", b"large", b"after")] == [b"1", b"x" * size, b"2"]
+    assert copy.digest() == driver.machine.digest()
+
+
 def test_a_flipped_bit_anywhere_is_refused() -> None:
     content = saved(some_state(), b"configuration")
     for offset in range(len(content)):

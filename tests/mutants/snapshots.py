@@ -36,7 +36,7 @@ SNAPSHOTS = [
     _mutant(
         "sessions are not copied when the state is frozen",
         14,
-        (_KV, "StateMachine._state", "replace(session, answers=dict(session.answers))", "session"),
+        (_KV, "StateMachine._state", "session.copy()", "session"),
         _STATE,
     ),
     _mutant(
@@ -49,6 +49,12 @@ SNAPSHOTS = [
         "a key leaves the overlay before it is in the records",
         14,
         (_KV, "StateMachine.merge", "record = overlay[key]", "record = overlay.pop(key)\noverlay[b''] = b''"),
+        _STATE,
+    ),
+    _mutant(
+        "the length of a large record does not fit",
+        15,
+        (_FORMAT, "_encode_piece", "*map(len, records)", "*(len(record) & 0xFFFF for record in records)"),
         _STATE,
     ),
     _mutant(

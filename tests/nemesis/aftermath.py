@@ -155,6 +155,9 @@ class Aftermath:
         self._find("no write has taken effect twice", not twice, ", ".join(map(repr, twice[:5])))
 
     def _look_into_logs(self) -> None:
+        logs = "".join(node.whole_log for node in self._cluster.nodes)
+        saved, sent = logs.count("has saved its state"), logs.count("by a snapshot up to entry")
+        self._tell(f"nodes have saved their state {saved} times, and got another's {sent} times")
         for node in self._cluster.nodes:
             said = [words for words in _LAST_WORDS.findall(node.whole_log) if not any(e in words for e in _EXPLAINED)]
             sign = unexpected_in(node.whole_log)

@@ -39,7 +39,7 @@ OPERATIONS_PER_SECOND: Final = 250.0
 _CALM_SECONDS: Final = (0.5, 4.0)
 """Between two faults of a lane: at times too short for an election, at times long enough for clients to get ahead."""
 
-SETTINGS: Final = {"SEGMENT_BYTES": 1 << 17, "SNAPSHOT_LOG_BYTES": 1 << 19, "KEPT_LOG_BYTES": 1 << 17}
+SETTINGS: Final = {"SEGMENT_BYTES": 1 << 15, "SNAPSHOT_LOG_BYTES": 1 << 16, "KEPT_LOG_BYTES": 1 << 14}
 """Short segments and frequent snapshots, so that faults meet the change from one to the next, saves, and members that
 lack what the others have forgotten. Everything else has its default."""
 

@@ -1,7 +1,7 @@
 """Makes a data directory of the present formats, for tests/storage/samples: `python -m tests.storage.make_sample PATH`.
 
-To be run once, when a format has changed and is about to be released; what it has made is never made anew. It prints what
-the test of it has to expect.
+To be run once, when a format has changed and is about to be released; what it has made is never made anew. It prints
+what the test of it has to expect.
 """
 
 from __future__ import annotations
