@@ -8,13 +8,14 @@ same for asyncio (async_client.py).
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from copy import copy
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.calls import GET, KEYS, BlockingCall, FutureCall
 from raftkv.config import ConfigError, parse_members
@@ -24,6 +25,9 @@ from raftkv.member_calls import ClusterMember, add_member, members, remove_membe
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
+
+if TYPE_CHECKING:
+    from raftkv.backup_file import BackupInfo, Progress
 
 __all__ = ["Client", "ClusterMember", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "WrongType", "WrongValue"]
 
@@ -154,6 +158,22 @@ class Client:
         if self._router.closed.is_set():
             raise NotApplied("the client is closed", "CANCELLED")
         return transfer_leadership(self._router, wanted, time.monotonic() + self._timeout)
+
+    def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, size: None) -> BackupInfo:
+        """Write the state of the cluster to a new file at `path`, which `python -m raftkv.admin restore` makes a new
+        cluster of. Every write that was acknowledged before is in it.
+
+        The cluster goes on meanwhile. It takes as long as it takes: the timeout is only how long there may be no
+        leader, and how long nothing may come from it. `progress` is called now and then with the bytes that have come,
+        and of how many; with zeros while the leader saves its state.
+        """
+        if not isinstance(path, str | os.PathLike):
+            raise WrongType(f"path must be str or a path, not {type(path).__name__}", "INVALID_ARGUMENT")
+        if self._router.closed.is_set():
+            raise NotApplied("the client is closed", "CANCELLED")
+        from raftkv.backup_file import make_backup  # which most programs have no use for
+
+        return make_backup(self._router, os.fspath(path), self._timeout, progress)
 
     def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""

@@ -191,11 +191,12 @@ class StateMachine:
         old = self._find(operation.key)
         if old is not None and operation.code is Code.SET_IF_ABSENT:
             return True
-        return self._has_room(_growth(operation.key, operation.value, old))
+        growth = _growth(operation.key, operation.value, old)
+        return growth <= 0 or self._has_room(growth)
 
     def _has_room(self, growth: int) -> bool:
         limit = self._settings.max_state_bytes
-        return growth <= 0 or not limit or self.state_bytes + growth <= limit
+        return not limit or self.state_bytes + growth <= limit
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""

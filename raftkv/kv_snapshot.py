@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
 
@@ -157,16 +158,11 @@ def _encode_sessions(state: FrozenState) -> Iterator[bytes]:
 def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
     """What was encoded. Raises StorageError, which names the file and the place, for anything that is not exactly what
     `encode` gave, and for a later version's."""
-    frames = _read_frames(source)
     header: dict[str, Any] = {}
     records: dict[bytes, bytes] = {}
     state_bytes = 0
     sessions: list[tuple[int, Session]] = []
-    last_kind = 0
-    for kind, offset, body in frames:
-        if kind < last_kind or (last_kind == 0) != (kind == _HEADER) or last_kind == _TRAILER:
-            raise damaged(source.name, offset, f"a frame of kind {kind} after one of kind {last_kind}")
-        last_kind = kind
+    for kind, offset, body in _read_frames(source):
         try:
             if kind == _HEADER:
                 header = _decode_header(body)
@@ -178,16 +174,15 @@ def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
                 raise ValueError
         except (struct.error, KeyError, ValueError):
             raise damaged(source.name, offset, f"a frame of kind {kind} that means nothing") from None
-    if last_kind != _TRAILER:
-        raise damaged(source.name, source.size, "the snapshot has no end")
     state = FrozenState(records=records, state_bytes=state_bytes, sessions=sessions, **header["state"])
     return meta_of(state, header["configuration"]), state
 
 
 def _read_frames(source: Source) -> Iterator[tuple[int, int, bytes]]:
-    """(kind, offset, body) of each frame."""
+    """(kind, offset, body) of each frame, which are all there, and in order."""
     _check_start(source)
     offset = _START_BYTES
+    last_kind = 0
     while offset < source.size:
         head = source.read(offset, _FRAME.size)
         if len(head) < _FRAME.size:
@@ -196,8 +191,44 @@ def _read_frames(source: Source) -> Iterator[tuple[int, int, bytes]]:
         body = source.read(offset + _FRAME.size, length) if offset + length <= source.size else b""
         if len(body) != length or checksum != _frame_checksum(kind, offset, body):
             raise damaged(source.name, offset, "this part of the snapshot can't be read")
+        if kind < last_kind or (last_kind == 0) != (kind == _HEADER) or last_kind == _TRAILER:
+            raise damaged(source.name, offset, f"a frame of kind {kind} after one of kind {last_kind}")
+        last_kind = kind
         yield kind, offset, body
         offset += _FRAME.size + length
+    if last_kind != _TRAILER:
+        raise damaged(source.name, source.size, "the snapshot has no end")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a snapshot's file holds, without the state itself."""
+
+    meta: SnapshotMeta
+    cluster_id: bytes
+    keys: int
+    size: int
+    """Of the file, in bytes."""
+
+
+def check(source: Source) -> Contents:
+    """Look at all of a snapshot without making anything of it, in little memory. Raises StorageError, as `decode`."""
+    header: dict[str, Any] = {}
+    keys = 0
+    for kind, offset, body in _read_frames(source):
+        try:
+            if kind == _HEADER:
+                header = _decode_header(body)
+            elif kind == _RECORDS:
+                keys += _COUNT.unpack_from(body)[0]
+            elif kind == _TRAILER and json.loads(body)["records"] != keys:
+                raise ValueError
+        except (struct.error, KeyError, ValueError):
+            raise damaged(source.name, offset, f"a frame of kind {kind} that means nothing") from None
+    state = header["state"]
+    last = LogPosition(state["applied_term"], state["applied_index"])
+    meta = SnapshotMeta(last, state["time_ms"], header["configuration"])
+    return Contents(meta, state["cluster_id"], keys, source.size)
 
 
 def _check_start(source: Source) -> None:

@@ -45,6 +45,7 @@ from typing import Any, Final, NoReturn
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from raftkv import __version__, clock
+from raftkv.backup import Backups
 from raftkv.config import ConfigError, NodeConfig, load_config, parse_members
 from raftkv.disk import OS_DISK
 from raftkv.joining import CannotJoin, Place, find_place
@@ -75,7 +76,7 @@ from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
 from raftkv.snapshot_transfer import Staging
-from raftkv.snapshots import SnapshotPolicy, load_snapshot
+from raftkv.snapshots import SnapshotPolicy, SnapshotWanted, load_snapshot
 from raftkv.storage import Storage, read_identity
 from raftkv.transport import SLOWEST_LINK, Membership, PeerSender, Request, SendingLimits, channel_options
 from raftkv.turn import Turn
@@ -149,6 +150,7 @@ class RaftNode:
         )
         self._turn: Turn[Input] = Turn(self, now, fail)
         self._receiver = SnapshotReceiver(self, Staging(storage.begin_snapshot), log.info)
+        self._backups = Backups(self, config.call_timeout)
         self._service = Service(self, _service_limits(config), server.aside, self._receiver)
         limits = _sending_limits(config)
         self._snapshots = SnapshotSenders(
@@ -164,7 +166,7 @@ class RaftNode:
         """Answer calls, and take part in the cluster."""
         self._snapshot_thread.start()
         self._service.start()
-        self._server.serve(self._service)
+        self._server.serve(self._service, self._backups)
         self._turn.start()
 
     def hand_over(self) -> bool:
@@ -317,6 +319,8 @@ class _Stopped:
                 item.caller.answer(NotLeader(0))
             elif isinstance(item, TransferRequest):
                 item.answer(NotLeader(0))
+            elif isinstance(item, SnapshotWanted):
+                item.answer("the node is stopping")
         return False
 
     def deadline(self) -> float:

@@ -91,6 +91,35 @@ def _member_id(text: str) -> int:
     return int(text)
 
 
+def _backup(client: Client, path: bytes) -> str:
+    with closing(_ProgressLine(sys.stderr)) as line:
+        made = client.backup(os.fsdecode(path), line.show)
+    return f"OK: {made.keys} keys, as entry {made.last_index} of the log left them, in {made.size} bytes"
+
+
+class _ProgressLine:
+    """One line on a terminal that is written over again and again, and is gone in the end; nothing anywhere else."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out if out.isatty() else None
+        self._shown = ""
+
+    def show(self, done: int, size: int) -> None:
+        if size:
+            self._write(f"{100 * done // size}% of {size / (1 << 20):.1f} MiB")
+        else:
+            self._write("the leader saves its state")
+
+    def close(self) -> None:
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._out is not None and text != self._shown:
+            self._out.write(f"\r{text:{len(self._shown)}}\r{text}")
+            self._out.flush()
+            self._shown = text
+
+
 COMMANDS: Final = {
     command.name: command
     for command in (
@@ -116,6 +145,7 @@ COMMANDS: Final = {
             changes=True,
         ),
         Command("REMOVE id", "remove a member", _remove, (1, 1), changes=True),
+        Command("BACKUP path", "write the state to a new file", _backup, (1, 1)),
         Command("HELP [command]", "this list, or one line of it", lambda _, name=b"": _help(name), (0, 1)),
         Command("EXIT", "leave (so does Ctrl-D)", lambda _: None, (0, 0)),
     )

@@ -32,7 +32,7 @@ from raftkv.raft.ready import Ready
 from raftkv.raft.roles import NAMES
 from raftkv.raft.transfer import TransferRefused
 from raftkv.raft.types import NOBODY, Configuration, Entry, Proposal, SnapshotMeta
-from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved
+from raftkv.snapshots import Saver, SnapshotFailed, SnapshotPolicy, Snapshots, SnapshotSaved, SnapshotWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,7 @@ Input = (
     | SnapshotSaved
     | SnapshotFailed
     | SnapshotReceived
+    | SnapshotWanted
 )
 
 
@@ -251,7 +252,7 @@ class Replica:
         self.raft.tick(now)
         ready = self.raft.ready()
         if ready is None:
-            return False
+            return self._snapshots.hurry(now)
         self._carry_out(ready)
         self._snapshots.after_turn(ready.committed, now)
         return True
@@ -270,6 +271,8 @@ class Replica:
         elif isinstance(item, SnapshotReceived):
             self._received.append(item)
             self.raft.step(item.message, now)
+        elif isinstance(item, SnapshotWanted):
+            self._snapshots.want(item)
         elif isinstance(item, SnapshotSaved):
             self._snapshots.saved(item)
         elif isinstance(item, SnapshotFailed):
@@ -396,6 +399,7 @@ class Replica:
         """Answer every caller that still waits, before the replica is left for good: what becomes of a write is
         unknown, and a read has not been carried out."""
         self._abandon_writers(reason)
+        self._snapshots.give_up(reason)
         readers, self._readers = self._readers, {}
         for query in readers.values():
             query.caller.answer(NotLeader(0))

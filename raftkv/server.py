@@ -33,6 +33,7 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from raftkv.backup import MAX_BACKUPS, Backups
 from raftkv.change_membership import change_membership
 from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
@@ -153,6 +154,7 @@ class Server:
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
         self._streams: set[ClientStream] = set()
         self._snapshot_pool = Pool("install", peers + 1)
+        self._backup_pool = Pool("backup", MAX_BACKUPS + 2)
         self._peer_streams: dict[int, grpc.ServicerContext] = {}
         """The latest of each peer."""
         self._snapshot_streams: dict[int, grpc.ServicerContext] = {}
@@ -196,11 +198,12 @@ class Server:
             raise CannotListen(f"cannot listen on {address}: choose an address of this machine that is not in use")
         return port
 
-    def serve(self, service: Service) -> None:
+    def serve(self, service: Service, backups: Backups) -> None:
         """Answer calls from now on."""
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "AppendEntries": self._handler(self._peer_pool, wire.AppendEntriesRequest, service.append_entries),
             "AppendEntriesStream": self._peer_stream(service),
+            "Backup": self._backup(backups),
             "InstallSnapshot": self._snapshot_stream(service),
             "RequestVote": self._handler(self._peer_pool, wire.RequestVoteRequest, service.request_vote),
             "TimeoutNow": self._handler(self._peer_pool, wire.TimeoutNowRequest, service.timeout_now),
@@ -314,6 +317,16 @@ class Server:
                     yield reply.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._snapshot_pool, answer))
+
+    def _backup(self, backups: Backups) -> grpc.RpcMethodHandler[bytes, bytes]:
+        def answer(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._refusing(context, wire.BackupRequest):
+                wire.BackupRequest.FromString(data)
+                with backups.serve() as replies:
+                    for reply in replies:
+                        yield reply.SerializeToString()
+
+        return grpc.unary_stream_rpc_method_handler(_in_pool(self._backup_pool, answer))
 
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:

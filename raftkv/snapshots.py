@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode, meta_of
-from raftkv.log_storage import RESTORE, LogStorage, SnapshotWriter, StorageError
+from raftkv.log_storage import RESTORE, LogStorage, SnapshotReader, SnapshotWriter, StorageError
 from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.core import Raft
 from raftkv.raft.progress import State
@@ -74,6 +74,16 @@ class SnapshotFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """Somebody wants a snapshot that is no older than an entry which has been applied."""
+
+    index: int
+    answer: Callable[[SnapshotReader | str], None]
+    """Takes the snapshot, which is the taker's to close, or why there is none. Called once, in the turn; must not
+    block."""
+
+
 class Saver(Protocol):
     """Works for `Snapshots` elsewhere than in the turn, on one thing after the other."""
 
@@ -99,13 +109,17 @@ def write_snapshot(save: Save, storage: LogStorage) -> Generator[None, None, Sna
             writer.finish()
             return SnapshotSaved(save, writer)
     except StorageError as error:
-        # Its mend, which is to start the node again, does not hold here.
-        reason = str(error).partition("; ")[0]
+        reason = _reason(error)
     else:
         reason = "it is not wanted any more"
     if writer is not None:
         writer.discard()
     return SnapshotFailed(save, reason)
+
+
+def _reason(error: StorageError) -> str:
+    """What has happened, without the mend, which is to start the node again: a snapshot that fails costs nothing."""
+    return str(error).partition("; ")[0]
 
 
 def load_snapshot(storage: LogStorage, machine: StateMachine) -> None:
@@ -150,6 +164,8 @@ class Snapshots:
         self._not_before = 0.0
         """When the next save may begin; on the clock of the turn."""
         self._retry_after = policy.retry_after
+        self._wanted: list[SnapshotWanted] = []
+        """Wait for the next snapshot."""
 
     @property
     def _saved_index(self) -> int:
@@ -158,14 +174,49 @@ class Snapshots:
     def after_turn(self, applied: Sequence[Entry], now: float) -> None:
         """These entries have been applied since the last call; begin to save the state if it is time."""
         self._bytes += sum(len(entry.payload) for entry in applied) + _ENTRY_BYTES * len(applied)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
         if not self._machine.can_freeze:  # a save is under way, or has ended not long ago
             self._machine.merge(_MERGED_KEYS)
-        elif self._saver is not None and now >= self._not_before and self._is_due():
+        elif self._saver is not None and (self._wanted or (now >= self._not_before and self._is_due())):
             state = self._machine.freeze()
             configuration = self._raft.log.configurations.at(self._machine.applied_index)
             self._save = Save(state, meta_of(state, encode_configuration(configuration)))
             self._bytes_saved = self._bytes
             self._saver.save(self._save)
+
+    def hurry(self, now: float) -> bool:
+        """When there is nothing else to be done: go on for those who wait for a snapshot. Whether that was not all."""
+        if not self._wanted or self._save is not None:
+            return False
+        self._go_on(now)
+        return self._save is None
+
+    def want(self, wanted: SnapshotWanted) -> None:
+        """See to it that there is such a snapshot."""
+        if self._saver is None:
+            wanted.answer("this member saves no snapshots")
+            return
+        self._wanted.append(wanted)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the snapshot to those who have wanted it, or a later one has come about for."""
+        ready = [wanted for wanted in self._wanted if wanted.index <= self._saved_index]
+        self._wanted = [wanted for wanted in self._wanted if wanted.index > self._saved_index]
+        for wanted in ready:
+            try:
+                answer: SnapshotReader | str = self._storage.open_snapshot()
+            except StorageError as error:
+                answer = _reason(error)
+            wanted.answer(answer)
+
+    def give_up(self, reason: str) -> None:
+        """Answer all who wait for a snapshot: there will be none."""
+        given_up, self._wanted = self._wanted, []
+        for wanted in given_up:
+            wanted.answer(reason)
 
     def _is_due(self) -> bool:
         entries = self._machine.applied_index - self._saved_index
@@ -187,6 +238,7 @@ class Snapshots:
         self._saver.clean()
         saved = f"its state after entry {meta.last.index}, in {self._storage.snapshot_bytes} bytes"
         self._note(f"has saved {saved}; its log begins with entry {self._storage.first_index()}")
+        self._hand_out()
 
     def failed(self, result: SnapshotFailed, now: float) -> None:
         """A save has ended badly."""
@@ -196,6 +248,7 @@ class Snapshots:
         self._not_before = now + self._retry_after
         self._note(f"could not save its state ({result.reason}); tries again in {self._retry_after:g} s")
         self._retry_after = min(2 * self._retry_after, self._policy.longest_retry)
+        self.give_up(f"the state could not be saved: {result.reason}")
 
     def installed(self) -> None:
         """A snapshot has been installed, and the machine restored from it: begin anew after it."""
@@ -205,6 +258,7 @@ class Snapshots:
         self._bytes = 0
         if self._saver is not None:
             self._saver.clean()
+        self._hand_out()
 
     def _end_save(self) -> None:
         self._save = None

@@ -324,3 +324,19 @@ class TransferLeadershipReply(_message.Message):
     leader_id: int
     leader_address: str
     def __init__(self, success: bool = ..., leader_id: _Optional[int] = ..., leader_address: _Optional[str] = ...) -> None: ...
+
+class BackupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupReply(_message.Message):
+    __slots__ = ("size", "offset", "data", "data_checksum")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DATA_CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    offset: int
+    data: bytes
+    data_checksum: int
+    def __init__(self, size: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., data_checksum: _Optional[int] = ...) -> None: ...

@@ -64,6 +64,11 @@ class RaftNodeStub(object):
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.SerializeToString,
                 response_deserializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/RaftNode/Backup',
+                request_serializer=raftkv_dot_wire_dot_raft__pb2.BackupRequest.SerializeToString,
+                response_deserializer=raftkv_dot_wire_dot_raft__pb2.BackupReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/RaftNode/Status',
                 request_serializer=raftkv_dot_wire_dot_raft__pb2.StatusRequest.SerializeToString,
@@ -125,6 +130,13 @@ class RaftNodeServicer(object):
 
     def AppendEntriesStream(self, request_iterator, context):
         """AppendEntries without the price of a call for each. Answered in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """The state of the cluster as a file, from the leader: every write that was acknowledged before the call is in it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +206,11 @@ def add_RaftNodeServicer_to_server(servicer, server):
                     servicer.AppendEntriesStream,
                     request_deserializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.FromString,
                     response_serializer=raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=raftkv_dot_wire_dot_raft__pb2.BackupRequest.FromString,
+                    response_serializer=raftkv_dot_wire_dot_raft__pb2.BackupReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -356,6 +373,33 @@ class RaftNode(object):
             '/RaftNode/AppendEntriesStream',
             raftkv_dot_wire_dot_raft__pb2.AppendEntriesRequest.SerializeToString,
             raftkv_dot_wire_dot_raft__pb2.AppendEntriesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/RaftNode/Backup',
+            raftkv_dot_wire_dot_raft__pb2.BackupRequest.SerializeToString,
+            raftkv_dot_wire_dot_raft__pb2.BackupReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,12 @@ class RaftNodeStub:
     ]
     """AppendEntries without the price of a call for each. Answered in order."""
 
+    Backup: grpc.UnaryStreamMultiCallable[
+        raftkv.wire.raft_pb2.BackupRequest,
+        raftkv.wire.raft_pb2.BackupReply,
+    ]
+    """The state of the cluster as a file, from the leader: every write that was acknowledged before the call is in it."""
+
     Status: grpc.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.StatusRequest,
         raftkv.wire.raft_pb2.StatusReply,
@@ -121,6 +127,12 @@ class RaftNodeAsyncStub:
         raftkv.wire.raft_pb2.AppendEntriesReply,
     ]
     """AppendEntries without the price of a call for each. Answered in order."""
+
+    Backup: grpc.aio.UnaryStreamMultiCallable[
+        raftkv.wire.raft_pb2.BackupRequest,
+        raftkv.wire.raft_pb2.BackupReply,
+    ]
+    """The state of the cluster as a file, from the leader: every write that was acknowledged before the call is in it."""
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
         raftkv.wire.raft_pb2.StatusRequest,
@@ -198,6 +210,14 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.AppendEntriesReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.AppendEntriesReply]]:
         """AppendEntries without the price of a call for each. Answered in order."""
+
+    @abc.abstractmethod
+    def Backup(
+        self,
+        request: raftkv.wire.raft_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.BackupReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.BackupReply]]:
+        """The state of the cluster as a file, from the leader: every write that was acknowledged before the call is in it."""
 
     @abc.abstractmethod
     def Status(

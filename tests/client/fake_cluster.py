@@ -34,6 +34,7 @@ from raftkv.kv import StateMachine, keys_with_prefix
 from raftkv.operations import Batch, SizeLimits, decode_batch, find_refused
 from raftkv.raft.types import EntryKind
 from raftkv.wire.raft_pb2 import (
+    BackupReply,
     ChangeMembershipReply,
     ChangeMembershipRequest,
     ClientReply,
@@ -98,6 +99,7 @@ class FakeMember(RaftNodeServicer):
         self.streams = 0
         """Of clients, that have been opened."""
         self.status_calls = 0
+        self.backups = 0
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
@@ -136,7 +138,9 @@ class FakeMember(RaftNodeServicer):
     def InstallSnapshot(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = ServeClient = AppendEntries
+    def Backup(self, request: object, context: Context) -> Iterator[BackupReply]:  # noqa: N802
+        self.backups += 1
+        yield from self.cluster.next_backup(self, context)
 
     def ServeClientStream(  # noqa: N802
         self, requests: Iterator[ClientRequest], context: Context
@@ -227,6 +231,7 @@ class FakeCluster:
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
         self._script: deque[Step] = deque()
+        self.next_backup: Callable[[FakeMember, Context], Iterator[BackupReply]] = lambda member, context: iter(())
         self.members = {i: FakeMember(self, i) for i in range(1, self.size + 1)}
         for member in self.members.values():
             member.start()

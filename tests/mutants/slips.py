@@ -271,8 +271,8 @@ SLIPS = [
     ),
     _slip(
         "at the limit everything is refused",
-        *(_KV, "StateMachine._has_room", "growth <= 0 or ", ""),
-        *("tests/kv/test_quota.py",),
+        *(_KV, "StateMachine._execute", "growth > 0 and ", ""),
+        "tests/kv/test_quota.py",
     ),
     _slip(
         "a deleted key still counts",
@@ -305,11 +305,10 @@ SLIPS = [
         "tests/node/test_service.py",
     ),
     _slip(
-        "a write without room is tried again",
-        "pipeline.py",
-        "Pipeline._settle_writes",
-        "elif status == Status.TOO_MANY_UNANSWERED:",
-        "elif status in (Status.TOO_MANY_UNANSWERED, Status.NO_SPACE):",
+        "a refusal for want of space leaves a doubt",
+        *("pipeline.py", "Pipeline._settle_writes"),
+        'NotApplied(f"{NO_SPACE_TEXT}; the write was not applied", "RESOURCE_EXHAUSTED")',
+        'call.error("RESOURCE_EXHAUSTED", NO_SPACE_TEXT)',
         "tests/client/test_quota.py",
     ),
     _slip(

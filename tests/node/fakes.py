@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from raftkv.backup import Backups
 from raftkv.kv import StateMachine
 from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Operation, Result
@@ -161,7 +162,7 @@ def fake_node(
     service = host.service = Service(host, limits, server.aside, receiver)
     address = f"127.0.0.1:{free_port()}"
     server.listen(address)
-    server.serve(service)
+    server.serve(service, Backups(host, timeout=5.0))
     service.start()
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
     node = FakeNode(host, service, server, channel, bugs, address, storage, notes)
