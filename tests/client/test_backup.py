@@ -90,12 +90,16 @@ def test_a_leader_that_breaks_off_leaves_nothing(cluster: FakeCluster, client: C
     assert failure(client, path).code == "UNAVAILABLE"
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3])
-def test_a_piece_that_is_missing_is_noticed(cluster: FakeCluster, client: Client, path: Path, missing: int) -> None:
+@pytest.mark.parametrize(("missing", "says"), [(1, "only "), (2, "what came at byte "), (3, "what came at byte ")])
+def test_a_piece_that_is_missing_is_noticed_at_once(
+    cluster: FakeCluster, client: Client, path: Path, missing: int, says: str
+) -> None:
     replies = [*pieces(content(cluster))]
     del replies[-missing]
     cluster.next_backup = lambda member, context: iter(replies)
-    assert failure(client, path).code == "DATA_LOSS"
+    error = failure(client, path)
+    assert error.code == "DATA_LOSS"
+    assert str(error).startswith(says)
 
 
 def test_a_bit_that_flips_on_the_way_is_noticed(cluster: FakeCluster, client: Client, path: Path) -> None:

@@ -11,6 +11,7 @@ from tests.mutants.durability import DURABILITY
 from tests.mutants.installing import INSTALLING
 from tests.mutants.membership import MEMBERSHIP
 from tests.mutants.mutant import Mutant
+from tests.mutants.operations import OPERATIONS
 from tests.mutants.reads import READS
 from tests.mutants.replication import REPLICATION
 from tests.mutants.shared import SHARED
@@ -27,6 +28,7 @@ MUTANTS: Final = (
     *READS,
     *TRANSFERS,
     *CLIENTS,
+    *OPERATIONS,
     *SHARED,
     *SLIPS,
 )
