@@ -232,6 +232,7 @@ class RaftNode:
         """One round of the replica's work. By the holder of the turn."""
         assert self._turn.is_held_here()
         more = self._replica.turn(inputs, now)
+        self._receiver.committed(self._replica.raft.committed_index, self._server.aside)
         self._follow_configuration()
         cluster_id = self._replica.machine.cluster_id
         if cluster_id and not self.membership.cluster_id:

@@ -52,6 +52,12 @@ class SnapshotReceiver:
         self._note = note
         self._closed = False
 
+    def committed(self, index: int, aside: Callable[[Callable[[], None]], object]) -> None:
+        """This member has everything up to `index`: what is coming in and reaches no further is given up, `aside`. By
+        whoever holds the turn."""
+        if 0 < self._staging.last_index <= index:
+            aside(lambda: self._staging.forget_up_to(index))
+
     def close(self) -> None:
         """Take in nothing more."""
         self._closed = True

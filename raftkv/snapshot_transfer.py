@@ -225,6 +225,19 @@ class Staging:
             raise
         return writer
 
+    @property
+    def last_index(self) -> int:
+        """Up to where the snapshot reaches that is coming in; 0: there is none."""
+        offer = self._offer  # looked at once: it may go at any moment
+        return 0 if offer is None else offer.message.snapshot.last.index
+
+    def forget_up_to(self, index: int) -> None:
+        """Give up what is here if it reaches no further than this: this member has all that by now, whoever it has got
+        it from, and half of a snapshot would lie about for good."""
+        with self._lock:
+            if self._offer is not None and self._offer.message.snapshot.last.index <= index:
+                self._forget()
+
     def close(self) -> None:
         """Give up what is here."""
         with self._lock:

@@ -199,6 +199,18 @@ INSTALLING = [
         _WAY,
     ),
     Mutant(
+        "half of a snapshot lies about though the member has all of it",
+        (50,),
+        (Patch(_RECEIVER, "SnapshotReceiver.committed", "if 0 < self._staging.last_index <= index:", "if False:"),),
+        _STREAMS,
+    ),
+    Mutant(
+        "a snapshot that is coming in is thrown away before its time",
+        (),
+        (Patch(_TRANSFER, "Staging.forget_up_to", "snapshot.last.index <= index", "snapshot.last.index"),),
+        _WAY,
+    ),
+    Mutant(
         "all of a snapshot is sent without waiting for answers",
         (50, 58),
         (Patch(_TRANSFER, "Outgoing.answered", "self.acknowledged + self._window * self._chunk_bytes", "1 << 62"),),

@@ -120,6 +120,7 @@ class FakeNode:
     channel: grpc.Channel
     bugs: list[BaseException]
     address: str
+    receiver: SnapshotReceiver
     storage: MemoryStorage
     """Where snapshots go that come in."""
     notes: list[str]
@@ -165,7 +166,7 @@ def fake_node(
     server.serve(service, Backups(host, timeout=5.0))
     service.start()
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-    node = FakeNode(host, service, server, channel, bugs, address, storage, notes)
+    node = FakeNode(host, service, server, channel, bugs, address, receiver, storage, notes)
     yield node
     node.channel.close()
     receiver.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -209,6 +209,29 @@ def test_half_a_transfer_does_nothing_and_the_next_one_goes_on_from_there() -> N
 
         assert len(received(node)) == 1
         assert gate.written == CHUNKS, "no chunk was written twice"
+
+
+def test_half_a_transfer_is_thrown_away_once_the_follower_has_got_it_by_other_ways() -> None:
+    with two_nodes() as (leader, node):
+        gate = Gate(node.storage)
+        leader.send()
+        gate.open(2)
+        wait_until(lambda: gate.written == 2, "some of it is there")
+        asides: list[Callable[[], None]] = []
+
+        node.receiver.committed(8, asides.append)
+        assert asides == []
+        node.receiver.committed(9, asides.append)
+        gate.open(1)
+        [throw_away] = asides
+        throw_away()
+        leader.wait()
+
+        assert leader.lost == [1]
+        assert received(node) == []
+        asides.clear()
+        node.receiver.committed(10, asides.append)
+        assert asides == []
 
 
 def test_a_follower_that_is_not_there_is_soon_known_to_be_lost() -> None:

@@ -240,6 +240,23 @@ def test_when_the_node_stops_the_file_goes() -> None:
         ends.step()
 
 
+@pytest.mark.parametrize(("committed", "is_kept"), [(8, True), (9, False), (12, False)])
+def test_half_a_snapshot_goes_once_the_follower_has_all_that_by_other_ways(committed: int, is_kept: bool) -> None:
+    ends = Ends(b"x" * 50)
+    assert ends.staging.last_index == 0
+    ends.connect()
+    ends.step()
+    assert ends.staging.last_index == 9
+
+    ends.staging.forget_up_to(committed)
+
+    assert ends.staging.last_index == (9 if is_kept else 0)
+    assert content(ends.files[0]) == (b"x" * 10 if is_kept else b"")
+    if not is_kept:
+        with pytest.raises(BrokenOff):
+            ends.step()
+
+
 # ---- what is wrong ---------------------------------------------------------------------------------------------------
 
 

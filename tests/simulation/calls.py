@@ -20,7 +20,7 @@ from raftkv.raft.messages import (
 )
 from raftkv.raft.types import Entry, EntryKind, Proposal
 from raftkv.replica import Applied, NotLeader, Outcome, Refused, Served, Unknown
-from tests.simulation.transfer import PackedSnapshot
+from tests.simulation.snapshot_streams import ToFollower, ToLeader
 
 WITHOUT_TURN = "under the lease, without the turn"
 IN_TURN = "under the lease, in the turn"
@@ -90,8 +90,8 @@ def describe(packet: Any) -> str:
             return f"#{packet.number} {_describe_request(packet.request)}"
         case Answer():
             return f"#{packet.number} {_describe_outcome(packet.outcome)}" + (packet.path and f" ({packet.path})")
-        case PackedSnapshot():
-            return f"{describe(packet.message)}, {len(packet.data)} bytes"
+        case ToFollower() | ToLeader():
+            return str(packet)
         case InstallSnapshot():
             return f"snapshot up to {packet.snapshot.last.index}, term {packet.term}"
         case InstallSnapshotReply():

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any
 
 from raftkv.log_storage import StorageError
-from raftkv.raft.configuration import Change
 from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import (
     AppendEntries,
@@ -40,9 +39,7 @@ from raftkv.raft.messages import (
 from raftkv.raft.roles import NAMES
 from raftkv.raft.types import Configuration, Proposal
 from raftkv.replica import (
-    ConfigurationChange,
     Input,
-    NotLeader,
     NotTransferred,
     Outcome,
     Query,
@@ -51,7 +48,6 @@ from raftkv.replica import (
     TransferOutcome,
     Transferred,
     TransferRequest,
-    Unknown,
     Unreachable,
     Write,
 )
@@ -62,7 +58,7 @@ from tests.simulation.disk import Boundary, Crashed, SimulatedDisk
 from tests.simulation.network import Network, Packet
 from tests.simulation.plan import Fault, Plan
 from tests.simulation.saver import SimulatedSaver
-from tests.simulation.transfer import PackedSnapshot, Transfers
+from tests.simulation.snapshot_streams import SnapshotPacket, SnapshotStreams
 from tests.simulation.watched import WatchedCaller, WatchedMachine, WatchedReplica, WatchedStorage
 from tests.simulation.world import Clock, Violation, World
 
@@ -89,23 +85,6 @@ class Trap:
     """For the next life."""
 
 
-@dataclass(eq=False, slots=True)
-class _OperatorsRequest:
-    """A change of the membership that is asked for."""
-
-    waiting: list[_OperatorsRequest]
-    answered: Callable[[Outcome], None]
-
-    def is_wanted(self) -> bool:
-        return True
-
-    def answer(self, outcome: Outcome) -> None:
-        if self not in self.waiting:
-            raise Violation("an operator is answered twice")
-        self.waiting.remove(self)
-        self.answered(outcome)
-
-
 class _ReaderDied(BaseException):
     """The process ended while one of its threads stood still in a read."""
 
@@ -117,14 +96,10 @@ class Member:
         self.config = plan.configs[member_id]
         self.state = State.DOWN
         self.trap: Trap | None = None
+        self._streams = 0
+        """How many it has begun in all its lives."""
         self.trap_in_adoption: Trap | None = None
         """The trap that takes effect when a snapshot is adopted."""
-        self.joins = member_id not in plan.founding_members
-        """It is to find out from its log who the members are."""
-        self.is_wanted = not self.joins
-        """If not, it is off."""
-        self.disks = 1
-        """How many it has had."""
         self.has_refused = False
         """The last start did not end well, since the data is damaged."""
         self.ended: Callable[[Member], None] = lambda member: None
@@ -150,7 +125,7 @@ class Member:
         self._life += 1
         self.replica: WatchedReplica | None = None
         self._storage: WatchedStorage | None = None
-        self._snapshots: Transfers | None = None
+        self._snapshots: SnapshotStreams | None = None
         self._crash: Crashed | None = None
         self._inbox: list[Input] = []
         self._stopped: list[tuple[str, Packet]] = []
@@ -164,8 +139,6 @@ class Member:
         self._next_call = 1
         self._unanswered: dict[int, Message] = {}
         """Requests of peers, by call."""
-        self._changes: list[_OperatorsRequest] = []
-        """Of the membership, that are not answered yet."""
         self._callers: dict[WatchedCaller, None] = {}
         """Clients that wait; in order of arrival."""
         self._transfers = 0
@@ -178,6 +151,11 @@ class Member:
         return self.state is not State.DOWN
 
     @property
+    def is_receiving(self) -> bool:
+        """Some of a snapshot is coming in."""
+        return self._snapshots is not None and self._snapshots.is_receiving
+
+    @property
     def has_callers(self) -> bool:
         """Some client's call, or a wish for another leader, has not been answered."""
         return bool(self._callers) or self._transfers > 0
@@ -186,7 +164,7 @@ class Member:
 
     def start(self) -> None:
         """Start the process, if it does not run."""
-        if self.is_up or not self.is_wanted:
+        if self.is_up:
             return
         self._begin_life()
         self.disk.has_failed = self.has_refused = False
@@ -197,15 +175,15 @@ class Member:
 
     def _recover(self) -> None:
         world, plan = self._world, self._plan
-        founders = None if self.joins else {member: f"n{member}" for member in plan.founding_members}
-        storage = self._storage = WatchedStorage(self, founders, plan.segment_bytes, plan.cache_bytes)
+        addresses = {member: f"n{member}" for member in plan.members}
+        storage = self._storage = WatchedStorage(self, addresses, plan.segment_bytes, plan.cache_bytes)
         if self.disk.is_damaged:
             raise Violation(f"{self.name} has started on damaged data")
         for note in storage.notes:
             world.count("storage", "torn tails cut")
             self._note(note)
         self.checks.recovered(self.id, storage)
-        self._snapshots = Transfers(self, storage, plan.step, plan.save_pace)
+        self._snapshots = SnapshotStreams(self, storage, plan.step, plan.save_pace, plan.chunk_bytes)
         machine = WatchedMachine(self)
         if storage.snapshot is not None:
             load_snapshot(storage, machine)
@@ -219,7 +197,7 @@ class Member:
                 f"{storage.last_index()}, applied to {machine.applied_index}"
             )
         self.replica = WatchedReplica(
-            Configuration(frozenset(storage.identity.members)),
+            Configuration(frozenset(plan.members)),
             self.id,
             self.config,
             storage,
@@ -248,9 +226,16 @@ class Member:
         assert self.replica is not None
         return self.replica.status()
 
-    def count_failed_save(self, what: str = "saves that failed") -> None:
-        """It has ended badly, and the member goes on."""
-        self._world.count("storage", what)
+    def leads(self, term: int) -> bool:
+        """Whether it leads that term, now."""
+        assert self.replica is not None
+        raft = self.replica.raft
+        return raft.current_term == term and raft.leader_id == self.id
+
+    def count(self, table: str, row: str) -> None:
+        """Note for the summary, and the story, that something has been done."""
+        self._world.count(table, row)
+        self._world.tell(self.name, f"{table}: {row}")
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -284,29 +269,6 @@ class Member:
             place = f"{where.filename.rsplit('/', 1)[-1]}, {where.name}"
             raise Violation(f"{self.name} dies of {type(error).__name__} in {place}: {error}") from error
 
-    @property
-    def has_data(self) -> bool:
-        """It has been started before, with the disk that it has."""
-        return not self.disk.is_empty
-
-    def wipe(self) -> None:
-        """Give it an empty disk. It is off, and is another member from now on."""
-        assert not self.is_up
-        self.disk.wipe()
-        self.disks += 1
-        self.joins, self.trap, self.trap_in_adoption, self._left_unsynced = True, None, None, False
-        self.has_refused = False
-        self.checks.wiped(self.id)
-
-    def change_configuration(self, change: Change, answered: Callable[[Outcome], None]) -> None:
-        """Ask for a change of the membership. `answered` is called once, also if the process ends first."""
-        if self.state is not State.RUNNING:
-            answered(NotLeader(0))
-            return
-        request = _OperatorsRequest(self._changes, answered)
-        self._changes.append(request)
-        self.bring(ConfigurationChange(change, request))
-
     def crash(self, power_lost: bool) -> None:
         """End the process, or the machine, between two turns."""
         self.trap = None
@@ -319,11 +281,9 @@ class Member:
         self._note(how + (", power lost" if power_lost else ""))
         self._world.count("crashes", "power lost" if power_lost else "process")
         self.state = State.DOWN
-        callers, changes = list(self._callers), list(self._changes)
+        callers = list(self._callers)
         self.checks.ended(self.id)
         self._begin_life()
-        for change in changes:
-            change.answer(Unknown("the process has ended"))
         self.disk.crash_process()
         if not power_lost:
             self._left_unsynced = bool(self.disk.unsynced())
@@ -382,6 +342,8 @@ class Member:
         self._in_turn = True
         more = self.replica.turn(inputs, self.clock.read())
         self.checks.after_turn(self.id)
+        assert self._snapshots is not None
+        self._snapshots.committed(self.replica.raft.committed_index)
         self._remember_cluster()
         self._let_readers_go()
         self._in_turn = False
@@ -432,28 +394,27 @@ class Member:
         if isinstance(packet, Call):
             with self._survived("stops"):
                 self._take_call(WatchedCaller(self, source, packet))
-        elif isinstance(packet, PackedSnapshot):
+        elif isinstance(packet, SnapshotPacket):
             assert self._snapshots is not None
-            self._snapshots.receive(packet)
+            self._snapshots.receive(source, packet)
         elif isinstance(packet, Request):
             self.bring_request(packet)
         else:
-            if isinstance(packet, InstallSnapshotReply):
-                assert self._snapshots is not None
-                self._snapshots.answered(packet)
             self.bring(packet)
         return True
 
-    def bring_request(self, request: Request, pack: Callable[[Any], Input] = lambda request: request) -> None:
-        """Hand in a peer's request, to which there must be a reply; `pack` makes the input of it."""
-        self._unanswered[self._next_call] = request
-        self.bring(pack(replace(request, call=self._next_call)))
-        self._next_call += 1
+    def bring_request(self, request: Request, pack: Callable[[Any], Input] = lambda request: request) -> int:
+        """Hand in a peer's request, to which there must be a reply; `pack` makes the input of it. The number of the
+        call."""
+        call, self._next_call = self._next_call, self._next_call + 1
+        self._unanswered[call] = request
+        self.bring(pack(replace(request, call=call)))
+        return call
 
     def _lost(self, target: str, packet: Packet) -> None:
         """A packet of ours did not arrive. A failed call is noticed, a lost answer is not."""
-        if isinstance(packet, PackedSnapshot) and self._snapshots is not None and self.state is State.RUNNING:
-            self._snapshots.lost(packet.message.recipient)
+        if isinstance(packet, SnapshotPacket) and self._snapshots is not None and self.state is State.RUNNING:
+            self._snapshots.lost(packet)
         elif self.state is State.RUNNING and isinstance(packet, Request):
             self.bring(Unreachable(packet.recipient))
 
@@ -558,11 +519,22 @@ class Member:
             raise Violation(f"{self.name} replies to a call that is not waiting: {describe(message)}")
         assert self.replica is not None
         self._world.count("messages", f"{_kind(message)} by a {NAMES[type(self.replica.raft.role)]}")
-        packet: Packet = message
+        assert self._snapshots is not None
         if isinstance(message, InstallSnapshot):
-            assert self._snapshots is not None
-            packet = self._snapshots.pack(message)
-        self._network.send(self.name, f"n{message.recipient}", packet, self._latency)
+            self._snapshots.send(message)
+        elif isinstance(message, InstallSnapshotReply):
+            self._network.send(self.name, *self._snapshots.answer(message), self._latency)
+        else:
+            self._network.send(self.name, f"n{message.recipient}", message, self._latency)
+
+    def post(self, target: str, packet: SnapshotPacket) -> None:
+        """Send a packet of a stream."""
+        self._network.send(self.name, target, packet, self._latency if self._in_turn else 0.0)
+
+    def new_stream(self) -> int:
+        """A number that no other stream has, of whatever member or life."""
+        self._streams += 1
+        return self.id + 10 * self._streams
 
     def answer(self, caller: WatchedCaller, outcome: Outcome) -> None:
         """A caller has been answered."""

@@ -47,15 +47,15 @@ class Fault(Enum):
     DISK_FULL = "disk full"
     BIT_FLIP = "bit flip"
     CRASH_IN_SAVE = "crash while a snapshot is saved"
-    MEMBERSHIP = "change of the membership"
+    LEFT_BEHIND = "leave followers behind"
 
 
 OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
 OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE, Fault.STOP_READER, Fault.NEW_LEADER))
 """The other two happen on their own occasions: a read without the turn, an election."""
-OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE,)
+OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE, Fault.LEFT_BEHIND)
 """Drawn together with the snapshots, by dice of their own."""
-_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, Fault.MEMBERSHIP))
+_DRAWN = tuple(fault for fault in Fault if fault not in OF_SNAPSHOTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +103,15 @@ class Plan:
     """None: none are ever saved."""
     save_pace: float
     """Seconds from one piece of a snapshot to the next, on average."""
+    chunk_bytes: int
+    """Of a snapshot that is sent."""
     settings: TermSettings
     keys: tuple[bytes, ...]
     clients: tuple[ClientPlan, ...]
 
-    founders: int
-    """Members 1 to `founders` are there from the start; the others are spares, to be added."""
-
     @property
     def members(self) -> list[int]:
-        """All that may ever belong to the cluster."""
         return sorted(self.configs)
-
-    @property
-    def founding_members(self) -> list[int]:
-        return list(range(1, self.founders + 1))
 
     def has(self, fault: Fault) -> bool:
         return fault in self.faults
@@ -130,16 +124,12 @@ class Plan:
         rates = "/".join(f"{rate:.3f}" for rate in self.clock_rates.values())
         drift = f"{config.clock_drift:g}" + (" VIOLATED" if self.drift_violated else "")
         return (
-            f"{self.founders} members{self._describe_spares()}, election timeouts {timeouts} s, heartbeats every "
+            f"{len(self.configs)} members, election timeouts {timeouts} s, heartbeats every "
             f"{config.heartbeat_interval:g} s, leases {leases} s, assumed drift {drift}, clocks {rates}, "
             f"segments of {self.segment_bytes} bytes, {self._describe_snapshots()}, {len(self.clients)} clients, "
             f"{len(self.keys)} keys; "
             f"faults: {', '.join(fault.value for fault in Fault if fault in self.faults) or 'none'}"
         )
-
-    def _describe_spares(self) -> str:
-        spares = len(self.configs) - self.founders
-        return f" and {spares} spares" if spares else ""
 
     def _describe_snapshots(self) -> str:
         policy = self.snapshots
@@ -150,25 +140,6 @@ class Plan:
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
-    plan = _draw_with_founders(seed)
-    return _with_spares(plan, random.Random(f"{seed}/membership"))
-
-
-def _with_spares(plan: Plan, rng: random.Random) -> Plan:
-    """In some runs the membership changes; by dice of its own, so that the others stay as they are."""
-    if rng.random() > 0.35:
-        return plan
-    members = range(plan.founders + 1, plan.founders + rng.choice([1, 2, 2, 3]) + 1)
-    drift = plan.configs[1].clock_drift
-    return replace(
-        plan,
-        faults=plan.faults | {Fault.MEMBERSHIP},
-        configs=plan.configs | {member: plan.configs[rng.randrange(1, plan.founders + 1)] for member in members},
-        clock_rates=plan.clock_rates | {member: rng.choice([1 - drift, 1.0, 1 + drift]) for member in members},
-    )
-
-
-def _draw_with_founders(seed: int) -> Plan:
     rng = random.Random(f"{seed}/plan")
     of_coups = rng.random() < 0.35
     members = rng.choice([3, 3, 3, 5, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
@@ -198,14 +169,16 @@ def _draw_with_founders(seed: int) -> Plan:
         sync_time=step * rng.choice([0.0, 0.002, 0.02]),
         gather=step * rng.choice([0.0, 0.0, 0.01, 0.03]),
         timer_lateness=step * rng.choice([0.0, 0.01, 0.1]),
-        segment_bytes=rng.choice([200, 1_000, 4_000, 1 << 20]),
+        segment_bytes=min(
+            rng.choice([200, 1_000, 4_000, 1 << 20]), 200 if Fault.LEFT_BEHIND in more_faults else 1 << 30
+        ),
         cache_bytes=rng.choice([0, 1_000, 1 << 20]),
         snapshots=snapshots and replace(snapshots, retry_after=step, longest_retry=4 * step),
         save_pace=step * save_pace,
+        chunk_bytes=random.Random(f"{seed}/chunks").choice([40, 150, 600, 1 << 20]),
         settings=settings,
         keys=keys,
         clients=_draw_clients(rng, members, step),
-        founders=members,
     )
 
 
@@ -234,14 +207,21 @@ def _draw_faults(rng: random.Random) -> tuple[frozenset[Fault], float]:
 def _draw_snapshots(rng: random.Random) -> tuple[SnapshotPolicy | None, float, frozenset[Fault]]:
     """When the state is saved, if ever; how many steps a piece takes; the faults that have to do with it. Logs are
     short here, so what is much must be little, too."""
-    if rng.random() < 0.4:
+    leaves_behind = rng.random() < 0.25
+    if not leaves_behind and rng.random() < 0.4:
         return None, 0.0, frozenset()
     policy = SnapshotPolicy(
         log_bytes=rng.choice([1, 300, 1_000, 5_000]),
         log_entries=rng.choice([1, 5, 20, 1_000_000]),
         kept_log_bytes=rng.choice([0, 0, 300, 2_000]),
     )
-    return policy, rng.choice([0.001, 0.05, 0.3]), frozenset(OF_SNAPSHOTS if rng.random() < 0.4 else ())
+    faults = {Fault.CRASH_IN_SAVE} if rng.random() < 0.4 else set()
+    pace = rng.choice([0.001, 0.05, 0.3])
+    if leaves_behind:
+        faults.add(Fault.LEFT_BEHIND)
+        policy = SnapshotPolicy(log_bytes=rng.choice([1, 300]), log_entries=rng.choice([1, 5]), kept_log_bytes=0)
+        pace = rng.choice([0.001, 0.01, 0.05])
+    return policy, pace, frozenset(faults)
 
 
 def _draw_configs(

@@ -68,7 +68,7 @@ class SimulatedSaver:
         if self._jobs:
             self._member.later(self._pace, self._step)
         if isinstance(result, SnapshotFailed):
-            self._member.count_failed_save()
+            self._member.count("storage", "saves that failed")
         if result is not None:
             if self._latest is result.save:
                 self._latest = None

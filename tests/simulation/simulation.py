@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from raftkv.raft.types import Configuration
 from tests.linearizability.checker import check
 from tests.linearizability.history import Recorder
 from tests.simulation.checks import Checks
@@ -62,15 +61,14 @@ class Simulation:
         names = [f"n{member}" for member in plan.members]
         self.network = Network(world, plan, names, [client.name for client in plan.clients])
         self.checks = Checks(world, trusts_clocks=not plan.drift_violated)
-        self.checks.configuration = Configuration(frozenset(plan.founding_members))
         self.members = {id: Member(world, self.network, self.checks, plan, id) for id in plan.members}
         self.clients = [Client(world, self.network, plan, own, self.recorder) for own in plan.clients]
         self.storm = Storm(Stage(world, self.network, self.members, self.clients, plan), self.checks)
 
     def run(self) -> None:
         """Run it to its end. Raises Violation."""
-        for founder in self.plan.founding_members:
-            self.members[founder].start()
+        for member in self.members.values():
+            member.start()
         self.storm.begin()
         while self.world.now < self.plan.storm and self.world.events < _EVENTS_OF_A_STORM:
             self.world.run(self.world.now + self.plan.step)
@@ -78,7 +76,7 @@ class Simulation:
         for client in self.clients:
             client.finish()
         self._come_to_rest()
-        for member in self._belonging():
+        for member in self.members.values():
             assert member.replica is not None
             self.checks.compare(member.id, member.replica.machine)
         self._check_history()
@@ -92,22 +90,15 @@ class Simulation:
             self.world.run(self.world.now + step / 10)
 
     def _is_at_rest(self) -> bool:
-        belonging = self._belonging()
-        statuses = [member.replica.status() for member in belonging if member.replica is not None]
+        statuses = [member.replica.status() for member in self.members.values() if member.replica is not None]
         return (
             all_done(self.clients)
-            and not self.checks.configuration.learners
-            and self.checks.perhaps_members() == self.checks.configuration.members
-            and len(statuses) == len(belonging)
+            and len(statuses) == len(self.members)
             and len({status.applied_index for status in statuses}) == 1
             and all(status.last_log_index == status.applied_index for status in statuses)
             and any(status.serving for status in statuses)
             and not any(member.has_callers for member in self.members.values())
         )
-
-    def _belonging(self) -> list[Member]:
-        """The members by the last configuration that has been committed. Others may be off, or know nothing of it."""
-        return [self.members[member] for member in sorted(self.checks.configuration.members)]
 
     def _describe(self) -> str:
         members = [f"{m.name} {m.replica.status() if m.replica else m.state.value}" for m in self.members.values()]

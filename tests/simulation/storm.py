@@ -13,8 +13,8 @@ from collections.abc import Callable
 from tests.simulation.checks import Checks
 from tests.simulation.coups import stage_a_coup
 from tests.simulation.disk import Boundary
+from tests.simulation.left_behind import leave_behind
 from tests.simulation.member import Trap
-from tests.simulation.memberships import Operator
 from tests.simulation.plan import OF_THE_STORM, Fault
 from tests.simulation.stage import Stage
 from tests.simulation.transfers import stage_a_transfer
@@ -42,7 +42,6 @@ class Storm:
         self._network = stage.network
         self._members = stage.members
         self._rng = stage.rng
-        self._operator = Operator(stage, checks)
         self._faults = [fault for fault in OF_THE_STORM if stage.plan.has(fault)]
         if stage.plan.has(Fault.NEW_LEADER):
             checks.elected = self._trouble_new_leader
@@ -57,7 +56,6 @@ class Storm:
         self._stage.is_over = True
         self._world.tell("storm", "is over: everything is mended")
         self._network.calm()
-        self._operator.end()
         for member in self._members.values():
             member.trap = member.trap_in_adoption = None
             member.disk.end_faults()
@@ -150,14 +148,14 @@ class Storm:
             self._stage.say(Fault.NEW_LEADER, f"cuts {leader.name} off from others")
             self._stage.later(self._stage.heal)
 
-    def _change_membership(self) -> None:
-        self._operator.strike()
-
     def _coup(self) -> None:
         stage_a_coup(self._stage)
 
     def _transfer(self) -> None:
         stage_a_transfer(self._stage)
+
+    def _leave_behind(self) -> None:
+        leave_behind(self._stage)
 
     def _pause(self) -> None:
         member = self._stage.victim()
@@ -271,9 +269,9 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.POWER_LOSS: Storm._lose_power,
     Fault.CRASH_AT_BOUNDARY: Storm._crash_at_boundary,
     Fault.CRASH_IN_SAVE: Storm._crash_in_save,
+    Fault.LEFT_BEHIND: Storm._leave_behind,
     Fault.CRASH_ALL: Storm._crash_all,
     Fault.CRASH_TWICE: Storm._crash_twice,
-    Fault.MEMBERSHIP: Storm._change_membership,
     Fault.COUP: Storm._coup,
     Fault.TRANSFER: Storm._transfer,
     Fault.PAUSE: Storm._pause,

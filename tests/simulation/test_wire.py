@@ -26,8 +26,8 @@ from raftkv.transport import (
 from raftkv.wire import raft_pb2 as wire
 from tests.simulation.network import Network, Packet
 from tests.simulation.simulation import simulate
+from tests.simulation.snapshot_streams import SnapshotPacket
 from tests.simulation.summary import replay_command
-from tests.simulation.transfer import PackedSnapshot
 
 
 def over_the_wire(message: Message) -> Message:
@@ -60,7 +60,7 @@ def test_whatever_members_say_survives_the_wire(seed: int, monkeypatch: pytest.M
 
     def send_and_compare(network: Network, source: str, target: str, packet: Packet, delay: float = 0.0) -> None:
         # Snapshots go another way, with messages of their own (tests/node/test_snapshot_transfer.py).
-        is_snapshot = isinstance(packet, PackedSnapshot | InstallSnapshotReply)
+        is_snapshot = isinstance(packet, SnapshotPacket)
         if network.links[source, target].between_members and not is_snapshot:
             seen[type(packet).__name__] += 1
             assert over_the_wire(packet) == packet

@@ -23,19 +23,15 @@ if TYPE_CHECKING:
 
 
 class WatchedStorage(Storage):
-    def __init__(
-        self, member: Member, founders: Mapping[int, str] | None, segment_bytes: int, cache_bytes: int
-    ) -> None:
-        """Without `founders` the member joins."""
+    def __init__(self, member: Member, addresses: Mapping[int, str], segment_bytes: int, cache_bytes: int) -> None:
         super().__init__(
             member.disk.directory,
             member_id=member.id,
-            members=founders,
+            members=addresses,
             disk=member.disk,
             segment_bytes=segment_bytes,
             cache_bytes=cache_bytes,
-            incarnation=bytes([member.id, member.disks]) * 8,
-            address="" if founders else member.name,
+            incarnation=bytes([member.id]) * 16,
         )
         self._member = member
 
