@@ -58,6 +58,17 @@ REQUEST_VOTE: Final = "/RaftNode/RequestVote"
 TIMEOUT_NOW: Final = "/RaftNode/TimeoutNow"
 
 
+PROTOCOL: Final = 2
+"""Counts the versions of what members send each other, and so of what may be in the log: one more whenever an older
+member would misunderstand something, as a new kind of entry. Every version takes requests of all earlier ones, and
+refuses those of later ones. So a later version follows an earlier one, but never leads it, and nothing gets into a log
+that its owner can't read: members can be upgraded one after the other.
+
+    1   as long as requests had no version
+    2   configurations in the log, snapshots, hand-over, the limit on the size of the state
+"""
+
+
 class Malformed(ValueError):
     """A message that no correct member sends."""
 
@@ -235,6 +246,8 @@ class Membership:
     """Empty until known."""
     incarnation: bytes = b""
     """Of this member's data directory."""
+    protocol: int = PROTOCOL
+    """What this member sends, and the latest that it takes."""
     founders: Mapping[int, str] | None = None
     """The addresses that the founding members were started with, if they are others than `addresses`; none of a member
     that has joined later."""
@@ -254,6 +267,7 @@ class Membership:
             recipient=recipient,
             members_digest=self.digest,
             incarnation=self.incarnation,
+            protocol=self.protocol,
         )
 
     def admit(self, request: WireRequest | wire.InstallSnapshotRequest) -> None:
@@ -263,6 +277,10 @@ class Membership:
         if header.sender and header.sender != claimed:
             raise Malformed(f"a request of node {claimed} can't come from node {header.sender}")
         here = f"node {self.me} at {self.addresses[self.me]}"
+        if header.protocol > self.protocol:
+            # First of all: who knows what the rest would mean.
+            what = f"{here} is of an earlier version (protocol {self.protocol}) than node {claimed} ({header.protocol})"
+            raise Stranger(f"{what}: upgrade it too; until then it can't follow that one")
         # A member of the same cluster that is none as far as this one knows: its log, or ours, is behind (diss. 4.1).
         is_of_cluster = bool(self.cluster_id) and header.cluster_id == self.cluster_id
         if claimed in (0, self.me) or (claimed not in self.addresses and not is_of_cluster):

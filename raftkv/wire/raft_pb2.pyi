@@ -6,18 +6,20 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation")
+    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation", "protocol")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECIPIENT_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     sender: int
     recipient: int
     members_digest: bytes
     incarnation: bytes
-    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+    protocol: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class LogEntry(_message.Message):
     __slots__ = ("term", "operation", "payload", "time_ms")

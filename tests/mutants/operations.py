@@ -126,4 +126,19 @@ OPERATIONS = [
         *(_RESTORE, "check_directory", "if names:", "if False:"),
         _TEST_RESTORE,
     ),
+    _mutant(
+        "a request of a later version is taken for one of this",
+        *("transport.py", "Membership.admit", "if header.protocol > self.protocol:", "if False:"),
+        "tests/node/test_upgrade.py",
+    ),
+    _mutant(
+        "a request of an earlier version is refused",
+        *("transport.py", "Membership.admit", "header.protocol > self.protocol", "header.protocol != self.protocol"),
+        "tests/node/test_upgrade.py",
+    ),
+    _mutant(
+        "requests do not say of which version they are",
+        *("transport.py", "Membership.identity_for", "protocol=self.protocol,", ""),
+        "tests/node/test_upgrade.py",
+    ),
 ]

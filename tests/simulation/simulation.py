@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from tests.linearizability.checker import check
 from tests.linearizability.history import Recorder
+from tests.simulation.backups import Backups
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Client, all_done
 from tests.simulation.member import Member
@@ -63,6 +64,7 @@ class Simulation:
         self.checks = Checks(world, trusts_clocks=not plan.drift_violated)
         self.members = {id: Member(world, self.network, self.checks, plan, id) for id in plan.members}
         self.clients = [Client(world, self.network, plan, own, self.recorder) for own in plan.clients]
+        self.backups = Backups(world, self.members, self.checks, plan)
         self.storm = Storm(Stage(world, self.network, self.members, self.clients, plan), self.checks)
 
     def run(self) -> None:
@@ -70,9 +72,11 @@ class Simulation:
         for member in self.members.values():
             member.start()
         self.storm.begin()
+        self.backups.begin()
         while self.world.now < self.plan.storm and self.world.events < _EVENTS_OF_A_STORM:
             self.world.run(self.world.now + self.plan.step)
         self.storm.end()
+        self.backups.end()
         for client in self.clients:
             client.finish()
         self._come_to_rest()

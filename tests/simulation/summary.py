@@ -41,6 +41,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "snapshots adopted",
         "snapshots adopted, of a log that begins later than with entry 1",
         "saves that failed",
+        "backups",
         "restarts from a snapshot",
         "snapshots installed",
     ),
