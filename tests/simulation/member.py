@@ -487,8 +487,8 @@ class Member:
         self._note("the thread goes on")
 
     def hand_over(self, target: int) -> None:
-        """Ask the process to have `target` lead instead of it, 0: anybody."""
-        if self.state is State.RUNNING:
+        """Ask the process to have `target` lead instead of it, 0: anybody. It hears of that when it goes on."""
+        if self.is_up:
             self._world.count("transfers", "asked for")
             self._transfers += 1
             self.bring(TransferRequest(target, partial(self._transfer_ended, self._life, target)))

@@ -130,6 +130,8 @@ def _during_a_wait(stage: Stage, leader: Member) -> None:
     stage.say(Fault.TRANSFER, f"{leader.name} stands still, and its successor is asked to hand over at once")
     asleep = 2 + 4 * stage.rng.random()
     leader.pause()
+    if stage.rng.random() < 0.5:  # when it goes on, nobody has answered it for long
+        stage.in_steps(asleep / 2, leader.hand_over, 0)
     stage.in_steps(asleep, leader.resume)
     stage.as_soon_as(
         lambda: stage.leader() not in (None, leader), _ask_successor, stage, leader, 4, within=4.0, every=_AT_ONCE
