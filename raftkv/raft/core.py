@@ -516,6 +516,15 @@ class Raft:
             leader.has_let_go = transfer.is_told = True
             self._send(TimeoutNow(self.me, transfer.target, self.current_term))
 
+    def _name_successor(self, leader: Leader) -> None:
+        """Who is about to step down for good need not leave others to time out, if one of them has everything."""
+        with suppress(TransferRefused):
+            since, voters = self._now - self.config.election_timeout, self.configuration.voters
+            target = choose_target(0, self.me, voters, leader.progress, leader.rounds, since)
+            if leader.progress[target].match_index == self.log.last_index:
+                self.lease = None
+                self._send(TimeoutNow(self.me, target, self.current_term))
+
     def _handle_timeout_now(self, request: TimeoutNow) -> None:
         follows = isinstance(self.role, Follower) and self.role.leader_id == request.sender
         accepted = follows and self.me in self.configuration.voters
@@ -777,6 +786,7 @@ class Raft:
         leader.removal_is_committed(self._now + 4 * self.config.election_timeout)
         if self.me not in self.configuration.voters:
             self._begin_round(leader)  # says what is committed
+            self._name_successor(leader)
             self._become_follower(self.current_term, f"removed by entry {removed_at}")
 
     # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------

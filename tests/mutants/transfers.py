@@ -239,6 +239,22 @@ TRANSFERS = [
         (10,),
     ),
     Mutant(
+        "a removed leader leaves an election behind it",
+        (),
+        (Patch(_CORE, "Raft._leave_if_removed", "self._name_successor(leader)", "pass"),),
+        ("tests/raft/test_dissertation_4_2.py",),
+    ),
+    Mutant(
+        "a removed leader names somebody who lacks entries",
+        (),
+        (
+            Patch(
+                *(_CORE, "Raft._name_successor", "leader.progress[target].match_index == self.log.last_index", "True")
+            ),
+        ),
+        ("tests/raft/test_dissertation_4_2.py",),
+    ),
+    Mutant(
         "rivals split the votes",
         (),
         (Patch(_CORE, "Raft._handle_request_vote", "if granted and rival:", "if False:"),),

@@ -9,7 +9,8 @@ import pytest
 
 from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.configuration import Add, Promote, Remove
-from raftkv.raft.messages import AppendEntries, RequestVoteReply
+from raftkv.raft.core import Config
+from raftkv.raft.messages import AppendEntries, RequestVoteReply, TimeoutNow
 from raftkv.raft.types import NOBODY
 from raftkv.replica import Applied, NotLeader
 from tests.raft.lone import DEFAULTS, Lone, at, members_entry, only
@@ -183,6 +184,33 @@ def test_it_steps_down_once_the_entry_is_committed_and_says_so_to_the_others() -
     assert {message.recipient for message in only(AppendEntries, sent) if message.leader_commit == 2} == {2, 3}
     assert lone.raft.lease is None
     assert lone.wait(10.0) == [], "it is quiet from now on"
+
+
+def test_it_names_its_successor_so_that_nobody_has_to_time_out() -> None:
+    """3.10: 'Leadership transfer is useful [...] when the leader must step down [...] when it is removed from the
+    cluster.' The lease, which was long, is not in the successor's way."""
+    cluster = Cluster(3, config=Config(lease_duration=5.0))
+    leader = cluster.run_until_serving()
+    cluster.run(0.3)
+    began = cluster.now
+
+    assert isinstance_applied(cluster, leader.id, Remove(leader.id))
+    cluster.run_until(lambda: cluster.serving() not in (None, leader))
+
+    assert cluster.now - began < DEFAULTS.heartbeat_interval
+
+
+def test_it_names_nobody_who_has_not_got_everything() -> None:
+    """As above: 'fully updates the target server's log' (3.10)."""
+    lone = Lone()
+    lone.serve()
+    lone.change(Remove(1))
+    lone.propose("SET k v")
+
+    sent = lone.step(lone.ack(2, match=2), lone.ack(3, match=2))
+
+    assert lone.role == "follower"
+    assert only(TimeoutNow, sent) == []
 
 
 def test_the_cluster_goes_on_without_its_leader() -> None:
