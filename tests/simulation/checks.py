@@ -10,13 +10,14 @@ when the disk gives back what it really holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from raftkv.kv import KEY_OVERHEAD_BYTES, StateMachine
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import LogStorage
 from raftkv.operations import Operation, decode_batch, parse_text
+from raftkv.raft.configuration import Configurations, decode_configuration
 from raftkv.raft.lease import Grant
 from raftkv.raft.log import Log
 from raftkv.raft.messages import (
@@ -30,7 +31,7 @@ from raftkv.raft.messages import (
     TimeoutNow,
 )
 from raftkv.raft.roles import Leader
-from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
+from raftkv.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 from raftkv.replica import Replica
 from tests.simulation.calls import describe, describe_entry
 from tests.simulation.world import Clock, Violation, World
@@ -59,6 +60,8 @@ class _View:
     """What is known of one member."""
 
     clock: Clock
+    disk: int = 0
+    """Counts the empty disks that it has been given."""
     durable: list[Entry] = field(default_factory=list)
     """The whole log, with what a snapshot stands for now."""
     snapshot_index: int = 0
@@ -87,8 +90,10 @@ class Checks:
         self._views: dict[int, _View] = {}
         self._leaders: dict[int, int] = {}
         """Term -> who has led it."""
-        self._votes: dict[tuple[int, int], int] = {}
-        """(voter, term) -> for whom."""
+        self._votes: dict[tuple[int, int, int], int] = {}
+        """(voter, its disk, term) -> for whom."""
+        self.configuration = NOBODY
+        """The last one that has been committed; before that, the founding one, which is to be set."""
         self._entries: dict[tuple[int, int], tuple[int, Entry]] = {}
         """(index, term) -> the term before, and the entry itself."""
         self.committed: list[Entry] = []
@@ -103,6 +108,35 @@ class Checks:
     def watch(self, member: int, clock: Clock) -> None:
         """There is a member with this clock."""
         self._views[member] = _View(clock)
+
+    def wiped(self, member: int) -> None:
+        """It has an empty disk, and is another one from now on."""
+        former = self._views[member]
+        assert former.replica is None, "it is off"
+        self._views[member] = _View(former.clock, former.disk + 1)
+        for view in self._views.values():
+            view.matches.pop(member, None)
+
+    def perhaps_members(self) -> set[int]:
+        """Whoever belongs to the cluster by the last configuration that has been committed, or by any that may be
+        committed yet."""
+        found = set(self.configuration.members)
+        for configuration in self._uncommitted():
+            found |= configuration.members
+        return found
+
+    def _uncommitted(self) -> list[Configuration]:
+        """Those in any log behind what has been committed."""
+        found, committed = [], len(self.committed)
+        for view in self._views.values():
+            log = Configurations(NOBODY, committed)
+            log.take_in(entry for entry in view.durable[committed:])
+            raft = view.replica.raft if view.replica is not None else None
+            if raft is not None and raft.log.configurations.latest_index > committed:
+                found.append(raft.configuration)
+            if log.latest_index > committed:
+                found.append(log.latest)
+        return found
 
     # ---- the disk ----------------------------------------------------------------------------------------------------
 
@@ -293,6 +327,7 @@ class Checks:
             raise Violation(f"n{member} goes back from term {view.term} to {raft.current_term}")
         view.term = raft.current_term
         if isinstance(raft.role, Leader):
+            view.matches = {peer: match for peer, match in view.matches.items() if peer in raft.role.progress}
             self._check_leader(member, view, raft.role)
         if raft.committed_index != view.commit_index:
             self._check_commit(member, view, view.replica)
@@ -313,6 +348,8 @@ class Checks:
             if match == view.matches.get(peer, 0):
                 continue
             view.matches[peer] = match
+            if not match:
+                continue
             theirs = self._views[peer].durable
             assert view.replica is not None
             if self._views[peer].hard_state.term != view.term:
@@ -333,7 +370,10 @@ class Checks:
         self._world.count("elections", "won")
         self._vote(member, view.term, member)
         assert view.replica is not None
-        log = view.replica.raft.log
+        log, voters = view.replica.raft.log, view.replica.raft.configuration.voters
+        granted = {voter for (voter, _, term), whom in self._votes.items() if (term, whom) == (view.term, member)}
+        if not _is_majority(voters, granted):
+            raise Violation(f"n{member} leads term {view.term} by the votes of {granted} among {set(voters)}")
         if self.committed and not log.holds(self.committed[-1].position):
             last = describe_entry(self.committed[-1])
             raise Violation(
@@ -342,8 +382,9 @@ class Checks:
         self.elected(member)
 
     def _vote(self, voter: int, term: int, candidate: int) -> None:
-        if self._votes.setdefault((voter, term), candidate) != candidate:
-            raise Violation(f"n{voter} votes for n{self._votes[voter, term]} and for n{candidate} in term {term}")
+        earlier = self._votes.setdefault((voter, self._views[voter].disk, term), candidate)
+        if earlier != candidate:
+            raise Violation(f"n{voter} votes for n{earlier} and for n{candidate} in term {term}")
 
     def _check_commit(self, member: int, view: _View, replica: Replica) -> None:
         log, index = replica.raft.log, replica.raft.committed_index
@@ -355,16 +396,39 @@ class Checks:
             holders = [
                 m for m, v in self._views.items() if len(v.durable) >= index and v.durable[index - 1].term == term
             ]
-            if 2 * len(holders) <= len(self._views):  # counted here: the algorithm's own function may be what is wrong
+            if not any(_is_majority(voters, holders) for voters in self._voters_at_commit(replica)):
                 raise Violation(f"n{member} commits entry {index}, which is durable only on {holders or 'nobody'}")
             self._check_later_leaders(member, replica, LogPosition(term, index))
             if isinstance(replica.raft.role, Leader) and self._trusts_clocks:
                 self._check_no_older_lease(member, view)
-            self.committed += log.entries(len(self.committed) + 1, index, 1 << 60)
+            for entry in log.entries(len(self.committed) + 1, index, 1 << 60):
+                self.committed.append(entry)
+                self._check_configuration(entry)
         if log.term(index) != self.committed[index - 1].term:
             ours = describe_entry(log.entries(index, index, 0)[0])
             theirs = describe_entry(self.committed[index - 1])
             raise Violation(f"n{member} commits {ours}, but another has committed {theirs}")
+
+    def _voters_at_commit(self, replica: Replica) -> list[frozenset[int]]:
+        """Whose majority can have committed what this replica commits: of a leader that is the present configuration,
+        or the one before, if it has begun to change it since. A follower has heard it from one that may be gone."""
+        own = replica.raft.log.configurations
+        configurations = [own.latest, own.previous]
+        if not isinstance(replica.raft.role, Leader):
+            configurations += [self.configuration, *self._uncommitted()]
+        return [configuration.voters for configuration in configurations]
+
+    def _check_configuration(self, entry: Entry) -> None:
+        """Committed configurations differ by one vote at most, each from the one before (dissertation, 4.1)."""
+        if entry.kind is not EntryKind.CONFIGURATION:
+            return
+        before, self.configuration = self.configuration, decode_configuration(entry.payload)
+        changed = before.voters ^ self.configuration.voters
+        if len(changed) > 1:
+            raise Violation(f"the votes of {set(changed)} change at once, with {describe_entry(entry)}")
+        self._world.count("membership", "changes committed")
+        if changed - before.voters:
+            self._world.count("membership", "promotions")
 
     def _check_later_leaders(self, member: int, replica: Replica, position: LogPosition) -> None:
         """Leader Completeness, of those that were elected before this was known to be committed."""
@@ -507,6 +571,11 @@ class _InMemory:
 
     def read(self, offset: int, length: int) -> bytes:
         return self.content[offset : offset + length]
+
+
+def _is_majority(voters: Collection[int], members: Collection[int]) -> bool:
+    """Counted here: the algorithm's own function may be what is wrong."""
+    return 2 * len(set(voters) & set(members)) > len(voters)
 
 
 def _operations(entry: Entry) -> Sequence[Operation]:

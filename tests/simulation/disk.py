@@ -89,7 +89,7 @@ class SimulatedDisk(MemoryDisk):
 
     def fill_up(self, room: int) -> None:
         """Let only so many bytes more be written."""
-        files = self.files(self.directory)
+        files = {} if self.is_empty else self.files(self.directory)
         self.capacity_bytes = sum(map(len, files.values())) + room
 
     def free_space(self) -> None:
@@ -100,6 +100,13 @@ class SimulatedDisk(MemoryDisk):
         self.free_space()
         self._failing = None
         self._stall = 0.0
+
+    def wipe(self) -> None:
+        """Have an empty one in its place."""
+        self.forget_everything()
+        self._flips.clear()
+        self.end_faults()
+        self.has_failed = False
 
     def restore(self) -> None:
         """Put the intact data back over what was damaged."""
@@ -134,7 +141,7 @@ class SimulatedDisk(MemoryDisk):
 
     def _damageable(self) -> list[tuple[str, int]]:
         """(file, how many bytes of it from the start may be damaged)."""
-        files = self.files(self.directory)
+        files = {} if self.is_empty else self.files(self.directory)
         if "identity" not in files or self.unsynced():
             return []  # the very first start has not ended, or a crash may have lost some of it
         metadata = decode_metadata(files["metadata"], "metadata")

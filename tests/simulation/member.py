@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 from raftkv.log_storage import StorageError
+from raftkv.raft.configuration import Change
 from raftkv.raft.log import InvariantBroken
 from raftkv.raft.messages import (
     AppendEntries,
@@ -39,7 +40,9 @@ from raftkv.raft.messages import (
 from raftkv.raft.roles import NAMES
 from raftkv.raft.types import Configuration, Proposal
 from raftkv.replica import (
+    ConfigurationChange,
     Input,
+    NotLeader,
     NotTransferred,
     Outcome,
     Query,
@@ -48,6 +51,7 @@ from raftkv.replica import (
     TransferOutcome,
     Transferred,
     TransferRequest,
+    Unknown,
     Unreachable,
     Write,
 )
@@ -85,6 +89,23 @@ class Trap:
     """For the next life."""
 
 
+@dataclass(eq=False, slots=True)
+class _OperatorsRequest:
+    """A change of the membership that is asked for."""
+
+    waiting: list[_OperatorsRequest]
+    answered: Callable[[Outcome], None]
+
+    def is_wanted(self) -> bool:
+        return True
+
+    def answer(self, outcome: Outcome) -> None:
+        if self not in self.waiting:
+            raise Violation("an operator is answered twice")
+        self.waiting.remove(self)
+        self.answered(outcome)
+
+
 class _ReaderDied(BaseException):
     """The process ended while one of its threads stood still in a read."""
 
@@ -100,6 +121,12 @@ class Member:
         """How many it has begun in all its lives."""
         self.trap_in_adoption: Trap | None = None
         """The trap that takes effect when a snapshot is adopted."""
+        self.joins = member_id not in plan.founding_members
+        """It is to find out from its log who the members are."""
+        self.is_wanted = not self.joins
+        """If not, it is off."""
+        self.disks = 1
+        """How many it has had."""
         self.has_refused = False
         """The last start did not end well, since the data is damaged."""
         self.ended: Callable[[Member], None] = lambda member: None
@@ -139,6 +166,8 @@ class Member:
         self._next_call = 1
         self._unanswered: dict[int, Message] = {}
         """Requests of peers, by call."""
+        self._changes: list[_OperatorsRequest] = []
+        """Of the membership, that are not answered yet."""
         self._callers: dict[WatchedCaller, None] = {}
         """Clients that wait; in order of arrival."""
         self._transfers = 0
@@ -164,7 +193,7 @@ class Member:
 
     def start(self) -> None:
         """Start the process, if it does not run."""
-        if self.is_up:
+        if self.is_up or not self.is_wanted:
             return
         self._begin_life()
         self.disk.has_failed = self.has_refused = False
@@ -175,8 +204,8 @@ class Member:
 
     def _recover(self) -> None:
         world, plan = self._world, self._plan
-        addresses = {member: f"n{member}" for member in plan.members}
-        storage = self._storage = WatchedStorage(self, addresses, plan.segment_bytes, plan.cache_bytes)
+        founders = None if self.joins else {member: f"n{member}" for member in plan.founding_members}
+        storage = self._storage = WatchedStorage(self, founders, plan.segment_bytes, plan.cache_bytes)
         if self.disk.is_damaged:
             raise Violation(f"{self.name} has started on damaged data")
         for note in storage.notes:
@@ -197,7 +226,7 @@ class Member:
                 f"{storage.last_index()}, applied to {machine.applied_index}"
             )
         self.replica = WatchedReplica(
-            Configuration(frozenset(plan.members)),
+            Configuration(frozenset(storage.identity.members)),
             self.id,
             self.config,
             storage,
@@ -269,6 +298,29 @@ class Member:
             place = f"{where.filename.rsplit('/', 1)[-1]}, {where.name}"
             raise Violation(f"{self.name} dies of {type(error).__name__} in {place}: {error}") from error
 
+    @property
+    def has_data(self) -> bool:
+        """It has been started before, with the disk that it has."""
+        return not self.disk.is_empty
+
+    def wipe(self) -> None:
+        """Give it an empty disk. It is off, and is another member from now on."""
+        assert not self.is_up
+        self.disk.wipe()
+        self.disks += 1
+        self.joins, self.trap, self.trap_in_adoption, self._left_unsynced = True, None, None, False
+        self.has_refused = False
+        self.checks.wiped(self.id)
+
+    def change_configuration(self, change: Change, answered: Callable[[Outcome], None]) -> None:
+        """Ask for a change of the membership. `answered` is called once, also if the process ends first."""
+        if self.state is not State.RUNNING:
+            answered(NotLeader(0))
+            return
+        request = _OperatorsRequest(self._changes, answered)
+        self._changes.append(request)
+        self.bring(ConfigurationChange(change, request))
+
     def crash(self, power_lost: bool) -> None:
         """End the process, or the machine, between two turns."""
         self.trap = None
@@ -281,9 +333,11 @@ class Member:
         self._note(how + (", power lost" if power_lost else ""))
         self._world.count("crashes", "power lost" if power_lost else "process")
         self.state = State.DOWN
-        callers = list(self._callers)
+        callers, changes = list(self._callers), list(self._changes)
         self.checks.ended(self.id)
         self._begin_life()
+        for change in changes:
+            change.answer(Unknown("the process has ended"))
         self.disk.crash_process()
         if not power_lost:
             self._left_unsynced = bool(self.disk.unsynced())

@@ -48,6 +48,7 @@ class Fault(Enum):
     BIT_FLIP = "bit flip"
     CRASH_IN_SAVE = "crash while a snapshot is saved"
     LEFT_BEHIND = "leave followers behind"
+    MEMBERSHIP = "change of the membership"
 
 
 OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
@@ -55,7 +56,7 @@ OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE
 """The other two happen on their own occasions: a read without the turn, an election."""
 OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE, Fault.LEFT_BEHIND)
 """Drawn together with the snapshots, by dice of their own."""
-_DRAWN = tuple(fault for fault in Fault if fault not in OF_SNAPSHOTS)
+_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, Fault.MEMBERSHIP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,17 @@ class Plan:
     keys: tuple[bytes, ...]
     clients: tuple[ClientPlan, ...]
 
+    founders: int
+    """Members 1 to `founders` are there from the start; the others are spares, to be added."""
+
     @property
     def members(self) -> list[int]:
+        """All that may ever belong to the cluster."""
         return sorted(self.configs)
+
+    @property
+    def founding_members(self) -> list[int]:
+        return list(range(1, self.founders + 1))
 
     def has(self, fault: Fault) -> bool:
         return fault in self.faults
@@ -124,12 +133,16 @@ class Plan:
         rates = "/".join(f"{rate:.3f}" for rate in self.clock_rates.values())
         drift = f"{config.clock_drift:g}" + (" VIOLATED" if self.drift_violated else "")
         return (
-            f"{len(self.configs)} members, election timeouts {timeouts} s, heartbeats every "
+            f"{self.founders} members{self._describe_spares()}, election timeouts {timeouts} s, heartbeats every "
             f"{config.heartbeat_interval:g} s, leases {leases} s, assumed drift {drift}, clocks {rates}, "
             f"segments of {self.segment_bytes} bytes, {self._describe_snapshots()}, {len(self.clients)} clients, "
             f"{len(self.keys)} keys; "
             f"faults: {', '.join(fault.value for fault in Fault if fault in self.faults) or 'none'}"
         )
+
+    def _describe_spares(self) -> str:
+        spares = len(self.configs) - self.founders
+        return f" and {spares} spares" if spares else ""
 
     def _describe_snapshots(self) -> str:
         policy = self.snapshots
@@ -140,6 +153,25 @@ class Plan:
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
+    plan = _draw_with_founders(seed)
+    return _with_spares(plan, random.Random(f"{seed}/membership"))
+
+
+def _with_spares(plan: Plan, rng: random.Random) -> Plan:
+    """In some runs the membership changes; by dice of its own, so that the others stay as they are."""
+    if rng.random() > 0.35:
+        return plan
+    members = range(plan.founders + 1, plan.founders + rng.choice([1, 2, 2, 3]) + 1)
+    drift = plan.configs[1].clock_drift
+    return replace(
+        plan,
+        faults=plan.faults | {Fault.MEMBERSHIP},
+        configs=plan.configs | {member: plan.configs[rng.randrange(1, plan.founders + 1)] for member in members},
+        clock_rates=plan.clock_rates | {member: rng.choice([1 - drift, 1.0, 1 + drift]) for member in members},
+    )
+
+
+def _draw_with_founders(seed: int) -> Plan:
     rng = random.Random(f"{seed}/plan")
     of_coups = rng.random() < 0.35
     members = rng.choice([3, 3, 3, 5, 5, 5] if of_coups else [1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 7])
@@ -179,6 +211,7 @@ def draw(seed: int) -> Plan:
         settings=settings,
         keys=keys,
         clients=_draw_clients(rng, members, step),
+        founders=members,
     )
 
 

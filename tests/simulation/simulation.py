@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from raftkv.raft.types import Configuration
 from tests.linearizability.checker import check
 from tests.linearizability.history import Recorder
 from tests.simulation.backups import Backups
@@ -62,6 +63,7 @@ class Simulation:
         names = [f"n{member}" for member in plan.members]
         self.network = Network(world, plan, names, [client.name for client in plan.clients])
         self.checks = Checks(world, trusts_clocks=not plan.drift_violated)
+        self.checks.configuration = Configuration(frozenset(plan.founding_members))
         self.members = {id: Member(world, self.network, self.checks, plan, id) for id in plan.members}
         self.clients = [Client(world, self.network, plan, own, self.recorder) for own in plan.clients]
         self.backups = Backups(world, self.members, self.checks, plan)
@@ -69,8 +71,8 @@ class Simulation:
 
     def run(self) -> None:
         """Run it to its end. Raises Violation."""
-        for member in self.members.values():
-            member.start()
+        for founder in self.plan.founding_members:
+            self.members[founder].start()
         self.storm.begin()
         self.backups.begin()
         while self.world.now < self.plan.storm and self.world.events < _EVENTS_OF_A_STORM:
@@ -80,7 +82,7 @@ class Simulation:
         for client in self.clients:
             client.finish()
         self._come_to_rest()
-        for member in self.members.values():
+        for member in self._belonging():
             assert member.replica is not None
             self.checks.compare(member.id, member.replica.machine)
         self._check_history()
@@ -94,15 +96,22 @@ class Simulation:
             self.world.run(self.world.now + step / 10)
 
     def _is_at_rest(self) -> bool:
-        statuses = [member.replica.status() for member in self.members.values() if member.replica is not None]
+        belonging = self._belonging()
+        statuses = [member.replica.status() for member in belonging if member.replica is not None]
         return (
             all_done(self.clients)
-            and len(statuses) == len(self.members)
+            and not self.checks.configuration.learners
+            and self.checks.perhaps_members() == self.checks.configuration.members
+            and len(statuses) == len(belonging)
             and len({status.applied_index for status in statuses}) == 1
             and all(status.last_log_index == status.applied_index for status in statuses)
             and any(status.serving for status in statuses)
             and not any(member.has_callers for member in self.members.values())
         )
+
+    def _belonging(self) -> list[Member]:
+        """The members by the last configuration that has been committed. Others may be off, or know nothing of it."""
+        return [self.members[member] for member in sorted(self.checks.configuration.members)]
 
     def _describe(self) -> str:
         members = [f"{m.name} {m.replica.status() if m.replica else m.state.value}" for m in self.members.values()]

@@ -15,6 +15,7 @@ from tests.simulation.coups import stage_a_coup
 from tests.simulation.disk import Boundary
 from tests.simulation.left_behind import leave_behind
 from tests.simulation.member import Trap
+from tests.simulation.memberships import Operator
 from tests.simulation.plan import OF_THE_STORM, Fault
 from tests.simulation.stage import Stage
 from tests.simulation.transfers import stage_a_transfer
@@ -42,6 +43,7 @@ class Storm:
         self._network = stage.network
         self._members = stage.members
         self._rng = stage.rng
+        self._operator = Operator(stage, checks)
         self._faults = [fault for fault in OF_THE_STORM if stage.plan.has(fault)]
         if stage.plan.has(Fault.NEW_LEADER):
             checks.elected = self._trouble_new_leader
@@ -56,6 +58,7 @@ class Storm:
         self._stage.is_over = True
         self._world.tell("storm", "is over: everything is mended")
         self._network.calm()
+        self._operator.end()
         for member in self._members.values():
             member.trap = member.trap_in_adoption = None
             member.disk.end_faults()
@@ -147,6 +150,9 @@ class Storm:
             self._stage.cut_off(leader, rng.choice([0.5, 1.0]))
             self._stage.say(Fault.NEW_LEADER, f"cuts {leader.name} off from others")
             self._stage.later(self._stage.heal)
+
+    def _change_membership(self) -> None:
+        self._operator.strike()
 
     def _coup(self) -> None:
         stage_a_coup(self._stage)
@@ -272,6 +278,7 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.LEFT_BEHIND: Storm._leave_behind,
     Fault.CRASH_ALL: Storm._crash_all,
     Fault.CRASH_TWICE: Storm._crash_twice,
+    Fault.MEMBERSHIP: Storm._change_membership,
     Fault.COUP: Storm._coup,
     Fault.TRANSFER: Storm._transfer,
     Fault.PAUSE: Storm._pause,

@@ -25,6 +25,7 @@ _TABLES = (
     "crashes at",
     "faults",
     "storage",
+    "membership",
     "reads",
     "client outcomes",
     "clients",
@@ -72,6 +73,10 @@ EXPECTED: dict[str, tuple[str, ...]] = {
         "refused: node N does not answer",
         "refused: node N is not a voting member",
         "refused: node N leads already",
+    ),
+    "membership": (
+        *("changes committed", "promotions", "adds: done", "removes: done", "moves: done", "wiped disks"),
+        "removals of the leader asked for",
     ),
     "reads": (WITHOUT_TURN, IN_TURN, READ_INDEX),
     "client outcomes": ("no space",),

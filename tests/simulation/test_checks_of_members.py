@@ -10,6 +10,7 @@ import pytest
 from raftkv.kv import StateMachine
 from raftkv.memory_storage import MemoryStorage
 from raftkv.raft import core
+from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.lease import Grant
 from raftkv.raft.messages import RequestVoteReply
 from raftkv.raft.roles import Leader
@@ -32,13 +33,13 @@ class Cluster:
         for member in (1, 2, 3):
             self.checks.watch(member, Clock(world, rate=1.0, start=0.0))
 
-    def start(self, member: int, term: int, entries: Sequence[Entry] = ()) -> Replica:
+    def start(self, member: int, term: int, entries: Sequence[Entry] = (), voters: int = 3) -> Replica:
         storage = MemoryStorage()
         hard_state = HardState(term=term)
         storage.persist(hard_state, entries, 0)
         self.durable(member, hard_state, *entries)
         replica = Replica(
-            Configuration(frozenset({1, 2, 3})),
+            Configuration(frozenset(range(1, voters + 1))),
             member,
             core.Config(),
             storage,
@@ -55,15 +56,16 @@ class Cluster:
         self.checks.persisting(member, hard_state, entries, 0)
         self.checks.persisted(member)
 
-    def elect(self, member: int, replica: Replica) -> Leader:
+    def elect(self, member: int, replica: Replica, other: int = 0) -> Leader:
         """Let the member win an election with another's vote, as if both had made everything durable in time."""
-        term, other = replica.raft.current_term + 1, member % 3 + 1
+        term, other = replica.raft.current_term + 1, other or member % 3 + 1
         pre_vote = RequestVoteReply(other, member, term, granted=True, pre_vote=True)
         vote = RequestVoteReply(other, member, term, granted=True)
         for inputs in ([], [pre_vote], [], [vote]):
             while replica.turn(inputs, 10.0):
                 inputs = []
         self.durable(member, HardState(term, voted_for=member))
+        self.checks._votes[other, 0, term] = member
         role = replica.raft.role
         assert isinstance(role, Leader)
         return role
@@ -101,7 +103,7 @@ def test_a_half_is_no_majority() -> None:
     cluster = Cluster()
     cluster.checks.watch(4, Clock(World(seed=1), rate=1.0, start=0.0))
     for member in (1, 2):
-        replica = cluster.start(member, 1, [entry(1, 1)])
+        replica = cluster.start(member, 1, [entry(1, 1)], voters=4)
     replica.raft.log.committed_index = 1
     with pytest.raises(Violation, match=r"commits entry 1, which is durable only on \[1, 2\]"):
         cluster.checks.after_turn(2)
@@ -150,9 +152,9 @@ def test_an_entry_that_is_committed_though_a_later_leader_lacks_it_is_noticed() 
 
 def test_a_second_leader_of_a_term_is_noticed_as_soon_as_it_leads() -> None:
     cluster = Cluster()
-    for member in (1, 2):
-        cluster.elect(member, cluster.start(member, term=1))
+    cluster.elect(1, cluster.start(1, term=1), other=3)
     cluster.checks.after_turn(1)
+    cluster.elect(2, cluster.start(2, term=1))
     with pytest.raises(Violation, match="n1 and n2 both lead term 2"):
         cluster.checks.after_turn(2)
 
@@ -207,3 +209,58 @@ def commit_inside_a_lease(cluster: Cluster) -> None:
     cluster.start(3, term=1).raft.lease = Grant(1, 10.0)
     replica.raft.log.committed_index = 1
     cluster.checks.after_turn(1)
+
+
+# ---- the membership --------------------------------------------------------------------------------------------------
+
+
+def configuration(index: int, *voters: int) -> Entry:
+    return Entry(index, 1, EntryKind.CONFIGURATION, encode_configuration(Configuration(frozenset(voters))))
+
+
+def test_an_election_without_a_majority_of_the_configuration_of_now_is_noticed() -> None:
+    cluster = Cluster()
+    replica = cluster.start(1, 1)
+    cluster.elect(1, replica)
+    replica.raft.log.configurations.take_in([configuration(1, 1, 3, 4)])
+    with pytest.raises(Violation, match=r"n1 leads term 2 by the votes of {1, 2} among {1, 3, 4}"):
+        cluster.checks.after_turn(1)
+
+
+def test_a_commit_counts_in_the_configuration_of_now() -> None:
+    cluster = Cluster()
+    entries = [configuration(1, 1, 2, 3, 4)]
+    for member in (1, 2):
+        replica = cluster.start(member, 1, entries)
+    cluster.checks.watch(4, Clock(World(seed=1), rate=1.0, start=0.0))
+    cluster.start(4, 1, entries)
+    replica.raft.log.committed_index = 1
+    cluster.checks.configuration = Configuration(frozenset({1, 2, 3}))
+    cluster.checks.after_turn(2)
+    assert cluster.checks.configuration.voters == {1, 2, 3, 4}
+
+
+def test_two_votes_that_change_at_once_are_noticed() -> None:
+    cluster = Cluster()
+    cluster.checks.configuration = Configuration(frozenset({1, 2, 3}))
+    for member in (1, 2):
+        replica = cluster.start(member, 1, [configuration(1, 1, 2, 3, 4, 5)])
+    replica.raft.log.committed_index = 1
+    with pytest.raises(Violation, match=r"the votes of {4, 5} change at once"):
+        cluster.checks.after_turn(2)
+
+
+def test_who_may_yet_be_a_member_is_known_from_every_log() -> None:
+    cluster = Cluster()
+    cluster.checks.configuration = Configuration(frozenset({1, 2, 3}))
+    cluster.start(2, 1, [configuration(1, 1, 2, 3, 7)])
+    assert cluster.checks.perhaps_members() == {1, 2, 3, 7}
+
+
+def test_a_voter_with_an_empty_disk_is_another_voter() -> None:
+    cluster = Cluster()
+    cluster.durable(2, HardState(5, voted_for=1))
+    cluster.checks.wiped(2)
+    cluster.durable(2, HardState(5, voted_for=3))
+    with pytest.raises(Violation, match="n2 votes for n3 and for n1"):
+        cluster.durable(2, HardState(5, voted_for=1))

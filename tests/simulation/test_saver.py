@@ -19,6 +19,8 @@ def test_nothing_is_left_of_a_save_once_all_is_at_rest(seed: int) -> None:
     simulation.run()
     simulation.world.run(simulation.world.now + 5 * simulation.plan.step)
     for member in simulation.members.values():
+        if not member.has_data:
+            continue
         names = member.disk.names(member.disk.directory)
         assert sum(name.startswith("snapshot-") for name in names) <= 1
         assert sum(name.startswith("new-snapshot-") for name in names) <= 1, "one may be under way"

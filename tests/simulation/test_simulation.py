@@ -116,7 +116,8 @@ def test_a_history_that_can_not_be_decided_is_no_success(monkeypatch: pytest.Mon
 
 def test_seeds_differ_in_everything_they_may_differ_in() -> None:
     plans = [draw(seed) for seed in range(200)]
-    assert {len(plan.members) for plan in plans} == {1, 2, 3, 5, 7}
+    assert {plan.founders for plan in plans} == {1, 2, 3, 5, 7}
+    assert {len(plan.members) - plan.founders for plan in plans} == {0, 1, 2, 3}
     assert {plan.drift_violated for plan in plans} == {True, False}
     assert any(config.lease_duration == 0 for plan in plans for config in plan.configs.values())
     assert any(len({config.lease_duration for config in plan.configs.values()}) > 1 for plan in plans)

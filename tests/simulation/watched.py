@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 
 class WatchedStorage(Storage):
-    def __init__(self, member: Member, addresses: Mapping[int, str], segment_bytes: int, cache_bytes: int) -> None:
+    def __init__(
+        self, member: Member, founders: Mapping[int, str] | None, segment_bytes: int, cache_bytes: int
+    ) -> None:
+        """Without `founders` the member joins."""
         super().__init__(
             member.disk.directory,
             member_id=member.id,
-            members=addresses,
+            members=founders,
             disk=member.disk,
             segment_bytes=segment_bytes,
             cache_bytes=cache_bytes,
-            incarnation=bytes([member.id]) * 16,
+            incarnation=bytes([member.id, member.disks]) * 8,
+            address="" if founders else member.name,
         )
         self._member = member
 

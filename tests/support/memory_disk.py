@@ -178,6 +178,16 @@ class MemoryDisk:
         nodes = self._directory(directory).names
         return {name: bytes(node.content) for name, node in nodes.items() if isinstance(node, _Inode)}
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has ever been written."""
+        return not self._root.names
+
+    def forget_everything(self) -> None:
+        """All files and directories are gone, as if nothing had ever been written."""
+        self.crash_process()
+        self._root = _Directory()
+
     def unsynced(self) -> list[str]:
         """The paths of all files and directories that a loss of power would change."""
         return [path for path, node in self._walk("/", self._root) if node.unsynced]
