@@ -50,7 +50,7 @@ def run(plan: Plan) -> tuple[Simulation, str]:
 )
 def test_a_play_gets_to_what_it_is_about(monkeypatch: pytest.MonkeyPatch, play: Play, what_comes_of_it: str) -> None:
     monkeypatch.setattr(left_behind, "_PLAYS", [play])
-    assert any(what_comes_of_it in run(plan)[1] for plan in PLANS[:12])
+    assert any(what_comes_of_it in run(plan)[1] for plan in PLANS)  # as many as it takes
 
 
 def run_many() -> None:
