@@ -15,7 +15,7 @@ that a restart begins from; errors there are final. To storage a snapshot is byt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from raftkv.raft.log import LogStore
@@ -43,6 +43,9 @@ class Identity:
     """16 random bytes, the same for all members; empty until this member has learned them."""
     address: str = ""
     """That this member listens on, if the configuration says so; empty: the one in `members`."""
+    peers: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
+    """Of each other member that has been heard of: the index of the entry that brought it in, and its incarnation. Who
+    has another one under the same entry has lost its disk."""
 
 
 class SnapshotReader(Protocol):
@@ -123,6 +126,9 @@ class LogStorage(LogStore, Protocol):
     def remember_address(self, address: str) -> None:
         """Make it durable that this member is to listen there. Raises StorageError, and then refuses all further
         use."""
+
+    def remember_peer(self, member: int, joined: int, incarnation: bytes) -> None:
+        """Make it durable with which disk another member has been met. Raises StorageError, as above."""
 
     def replay(self) -> Iterator[Entry]:
         """The entries after the snapshot, or from the first one if there is none, up to commit_index, in their order:

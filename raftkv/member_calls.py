@@ -36,6 +36,8 @@ class ClusterMember:
     is_learner: bool
     """It receives the log and counts for nothing yet: it has to catch up first."""
     is_leader: bool
+    is_wiped: bool = False
+    """It has come back without its disk, and counts for nothing until it is removed and added again."""
 
 
 def members(router: Router, deadline: float) -> list[ClusterMember]:
@@ -48,7 +50,7 @@ def members(router: Router, deadline: float) -> list[ClusterMember]:
             router.heard(leader)
             router.told(leader, reply)
             return [
-                ClusterMember(m.id, m.address, m.is_learner, m.id == reply.id)
+                ClusterMember(m.id, m.address, m.is_learner, m.id == reply.id, m.is_wiped)
                 for m in sorted(reply.members, key=lambda m: m.id)
             ]
         router.doubt(leader)

@@ -137,6 +137,11 @@ class MemoryStorage:
         self._fail_if_told()
         self.identity = dataclasses.replace(self.identity, address=address)
 
+    def remember_peer(self, member: int, joined: int, incarnation: bytes) -> None:
+        self._fail_if_told()
+        peers = {**self.identity.peers, member: (joined, incarnation)}
+        self.identity = dataclasses.replace(self.identity, peers=peers)
+
     def close(self) -> None:
         pass
 

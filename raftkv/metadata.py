@@ -101,6 +101,7 @@ def encode_identity(identity: Identity) -> bytes:
         "incarnation": identity.incarnation.hex(),
         "cluster_id": identity.cluster_id.hex(),
         "address": identity.address,
+        "peers": {str(member): [joined, disk.hex()] for member, (joined, disk) in identity.peers.items()},
     }
     return _encode("identity", fields)
 
@@ -113,7 +114,10 @@ def decode_identity(data: bytes, path: str) -> Identity:
         members={int(member): address for member, address in fields["members"].items()},
         incarnation=bytes.fromhex(fields["incarnation"]),
         cluster_id=bytes.fromhex(fields["cluster_id"]),
-        address=fields.get("address", ""),  # version 1 has none
+        address=fields.get("address", ""),  # version 1 has neither
+        peers={
+            int(member): (joined, bytes.fromhex(disk)) for member, (joined, disk) in fields.get("peers", {}).items()
+        },
     )
 
 

@@ -54,7 +54,15 @@ from raftkv.log_storage import LogStorage, SnapshotReader, StorageError
 from raftkv.operations import Operation, TermSettings, encode_settings
 from raftkv.raft import core
 from raftkv.raft.log import InvariantBroken
-from raftkv.raft.messages import InstallSnapshot, Message
+from raftkv.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
 from raftkv.raft.types import Configuration
 from raftkv.replica import (
     ConfigurationChange,
@@ -124,6 +132,7 @@ class RaftNode:
             {**identity.members, me: identity.address or identity.members[me]},
             identity.cluster_id,
             identity.incarnation,
+            peers=identity.peers,
             founders=identity.members,
         )
         self._config = config
@@ -231,7 +240,7 @@ class RaftNode:
     def turn(self, inputs: list[Input], now: float) -> bool:
         """One round of the replica's work. By the holder of the turn."""
         assert self._turn.is_held_here()
-        more = self._replica.turn(inputs, now)
+        more = self._replica.turn([item for item in inputs if self._has_kept_disk(item)], now)
         self._receiver.committed(self._replica.raft.committed_index, self._server.aside)
         self._follow_configuration()
         cluster_id = self._replica.machine.cluster_id
@@ -261,11 +270,45 @@ class RaftNode:
         if addresses.get(me, before[me]) != before[me]:
             self._storage.remember_address(addresses[me])
             log.warning("is to be reached at %s from now on: stop this node, and start it again", addresses[me])
-        self.membership = replace(self.membership, addresses={me: before[me], **addresses})
+        joined = dict(configuration.joined)
+        self.membership = replace(
+            self.membership,
+            addresses={me: before[me], **addresses},
+            joined=joined,
+            wiped=frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p)),
+        )
         for peer in list(self._senders):
             # Whoever has been removed is still told so, over the channel that is there.
             if peer in addresses and addresses[peer] != before.get(peer):
                 self._server.aside(self._senders.pop(peer).close)
+
+    def _has_kept_disk(self, item: Input) -> bool:
+        """Whether a message comes from the member that it was, with all that it has promised (hazard 46). Whoever is
+        met for the first time is remembered, before anything that it says counts, and before it is answered."""
+        if not isinstance(
+            item, AppendEntries | AppendEntriesReply | RequestVote | RequestVoteReply | InstallSnapshotReply
+        ):
+            return True
+        self._follow_configuration()
+        peer, incarnation = item.sender, item.incarnation
+        if not incarnation or peer not in self.membership.addresses:
+            return True
+        if self.membership.has_lost_disk(peer, incarnation):
+            if peer not in self.membership.wiped:
+                self.membership = replace(self.membership, wiped=self.membership.wiped | {peer})
+                log.warning(
+                    "node %d has come back without its disk: nothing that it says counts until it is removed and "
+                    "added again (REMOVE %d, ADD %d=<address>)",
+                    peer,
+                    peer,
+                    peer,
+                )
+            return False
+        joined = self.membership.joined.get(peer, 0)
+        if self.membership.peers.get(peer) != (joined, incarnation):
+            self._storage.remember_peer(peer, joined, incarnation)
+            self.membership = replace(self.membership, peers=self._storage.identity.peers)
+        return True
 
     def _sender(self, peer: int) -> PeerSender | None:
         """The sender to a peer; None if nobody knows where that is."""

@@ -287,7 +287,8 @@ class _TextReplier:
 
     def _members(self, rows: list[ClusterMember]) -> None:
         kinds = {row.id: "learner" if row.is_learner else "leader" if row.is_leader else "voter" for row in rows}
-        styles = {"leader": "bold green", "learner": "yellow"}
+        kinds |= {row.id: "wiped" for row in rows if row.is_wiped}
+        styles = {"leader": "bold green", "learner": "yellow", "wiped": "red"}
         table = [([str(row.id), row.address, kinds[row.id]], styles.get(kinds[row.id])) for row in rows]
         self._table(("id", "address", "role"), table)
 

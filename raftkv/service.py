@@ -381,7 +381,7 @@ class Service:
 
         def take(reply: Reply) -> None:
             assert isinstance(reply, AppendEntriesReply)
-            message = transport.reply_to_wire(reply)
+            message = transport.reply_to_wire(reply, self.host.membership.incarnation)
             assert isinstance(message, wire.AppendEntriesReply)
             answer(message)
 
@@ -408,7 +408,7 @@ class Service:
             self._peer_calls.pop(call, None)
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
         assert isinstance(reply, transport.Reply)
-        return transport.reply_to_wire(reply)
+        return transport.reply_to_wire(reply, self.host.membership.incarnation)
 
     def _bring_request(
         self,
@@ -488,7 +488,12 @@ class Service:
             last_log_index=status.last_log_index,
             cluster_id=membership.cluster_id,
             members=[
-                wire.Member(id=id, address=address, is_learner=id in status.configuration.learners)
+                wire.Member(
+                    id=id,
+                    address=address,
+                    is_learner=id in status.configuration.learners,
+                    is_wiped=id in membership.wiped,
+                )
                 for id, address in sorted(membership.addresses.items())
             ],
             version=__version__,

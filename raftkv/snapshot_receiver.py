@@ -23,7 +23,7 @@ from raftkv.replica import Input, SnapshotReceived
 from raftkv.replica import Status as ReplicaStatus
 from raftkv.service import Refusal
 from raftkv.snapshot_transfer import BrokenOff, Offer, Staging, arrived_to_wire, install_reply_to_wire
-from raftkv.transport import Malformed
+from raftkv.transport import Malformed, Membership
 from raftkv.wire import raft_pb2 as wire
 
 _PATIENCE: Final = 60.0
@@ -32,6 +32,9 @@ _PATIENCE: Final = 60.0
 
 class Host(Protocol):
     """What the receiver asks of its node."""
+
+    @property
+    def membership(self) -> Membership: ...
 
     def bring(self, item: Input) -> None: ...
 
@@ -107,7 +110,7 @@ class SnapshotReceiver:
     def _final(self, reply: Reply | None) -> wire.InstallSnapshotReply:
         if not isinstance(reply, InstallSnapshotReply):
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
-        return install_reply_to_wire(reply)
+        return install_reply_to_wire(reply, self._host.membership.incarnation)
 
 
 @dataclass(slots=True)

@@ -264,12 +264,21 @@ def arrived_to_wire(term: int, next_offset: int) -> wire.InstallSnapshotReply:
     return wire.InstallSnapshotReply(term=term, next_offset=next_offset)
 
 
-def install_reply_to_wire(reply: InstallSnapshotReply) -> wire.InstallSnapshotReply:
+def install_reply_to_wire(reply: InstallSnapshotReply, incarnation: bytes = b"") -> wire.InstallSnapshotReply:
     """The algorithm's answer, which is the last one."""
-    return wire.InstallSnapshotReply(term=reply.term, success=reply.success, match_index=reply.match_index, done=True)
+    return wire.InstallSnapshotReply(
+        term=reply.term, success=reply.success, match_index=reply.match_index, done=True, incarnation=incarnation
+    )
 
 
 def install_reply_from_wire(reply: wire.InstallSnapshotReply, request: InstallSnapshot) -> InstallSnapshotReply:
     """The last answer to a stream that began with `request`. Raises Malformed."""
     require_possible(reply.term, reply.match_index)
-    return InstallSnapshotReply(request.recipient, request.sender, reply.term, reply.success, reply.match_index)
+    return InstallSnapshotReply(
+        request.recipient,
+        request.sender,
+        reply.term,
+        reply.success,
+        reply.match_index,
+        incarnation=reply.incarnation,
+    )

@@ -1,7 +1,7 @@
 """A member's data directory: theory of operation.
 
     lock        held while a node runs, so that no two share a directory
-    identity    whose directory this is: replaced as a whole, at most once (metadata.py)
+    identity    whose directory this is, and whom it has met: replaced as a whole, seldom (metadata.py)
     metadata    the hard state, term and vote, and where a restart begins: replaced as a whole (metadata.py)
     snapshot-<index>    what stands for the log up to there (snapshot_file.py)
     log-<n>     the log in segments, appended to (segmented_log.py, segment.py)
@@ -270,6 +270,9 @@ class Storage:
     def remember_address(self, address: str) -> None:
         if self.identity.address != address:
             self._change_identity(address=address)
+
+    def remember_peer(self, member: int, joined: int, incarnation: bytes) -> None:
+        self._change_identity(peers={**self.identity.peers, member: (joined, incarnation)})
 
     def _change_identity(self, **fields: Any) -> None:
         with self._writing():

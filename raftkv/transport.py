@@ -140,6 +140,7 @@ def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: 
         lease_duration_ms=request.lease_duration,
         round=request.round,
         call=call,
+        incarnation=request.identity.incarnation,
     )
     terms = [message.prev.term, *(entry.term for entry in message.entries), message.term]
     require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
@@ -165,7 +166,8 @@ def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int)
         released = Leadership(request.released_leader, request.released_term)
         if not 1 <= released.term < request.term or request.pre_vote:
             raise Malformed(f"nobody stands in term {request.term} for a leader of term {released.term}")
-    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call, released)
+    incarnation = request.identity.incarnation
+    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call, released, incarnation)
 
 
 def timeout_now_from_wire(request: wire.TimeoutNowRequest, me: int, call: int) -> TimeoutNow:
@@ -191,7 +193,8 @@ def _position(term: int, index: int) -> LogPosition:
 # ---- replies ---------------------------------------------------------------------------------------------------------
 
 
-def reply_to_wire(reply: Reply) -> WireReply:
+def reply_to_wire(reply: Reply, incarnation: bytes = b"") -> WireReply:
+    """`incarnation`: of the member that replies."""
     if isinstance(reply, AppendEntriesReply):
         return wire.AppendEntriesReply(
             term=reply.term,
@@ -201,6 +204,7 @@ def reply_to_wire(reply: Reply) -> WireReply:
             match_index=reply.match_index,
             rejected_index=reply.rejected_index,
             round=reply.round,
+            incarnation=incarnation,
         )
     if isinstance(reply, TimeoutNowReply):
         return wire.TimeoutNowReply(term=reply.term, accepted=reply.accepted)
@@ -209,6 +213,7 @@ def reply_to_wire(reply: Reply) -> WireReply:
         vote_granted=reply.granted,
         remaining_lease=reply.remaining_lease_ms,
         pre_vote=reply.pre_vote,
+        incarnation=incarnation,
     )
 
 
@@ -226,10 +231,14 @@ def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
             rejected_index=reply.rejected_index,
             conflicting_term=reply.conflicting_term,
             conflicting_index=reply.conflicting_index,
+            incarnation=reply.incarnation,
         )
     if isinstance(reply, wire.TimeoutNowReply):
         return TimeoutNowReply(sender, me, reply.term, reply.accepted)
-    return RequestVoteReply(sender, me, reply.term, reply.vote_granted, reply.pre_vote, reply.remaining_lease)
+    granted, incarnation = reply.vote_granted, reply.incarnation
+    return RequestVoteReply(
+        sender, me, reply.term, granted, reply.pre_vote, reply.remaining_lease, incarnation=incarnation
+    )
 
 
 # ---- membership ------------------------------------------------------------------------------------------------------
@@ -248,6 +257,12 @@ class Membership:
     """Of this member's data directory."""
     protocol: int = PROTOCOL
     """What this member sends, and the latest that it takes."""
+    peers: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
+    """As `Identity.peers`: with which disk each other member has been met."""
+    joined: Mapping[int, int] = field(default_factory=dict)
+    """Which entry has brought in a member, by the configuration of now; founding members are left out."""
+    wiped: frozenset[int] = frozenset()
+    """Who has been heard with another disk than it had, and counts for nothing."""
     founders: Mapping[int, str] | None = None
     """The addresses that the founding members were started with, if they are others than `addresses`; none of a member
     that has joined later."""
@@ -287,12 +302,20 @@ class Membership:
             raise Stranger(f"{here} has no peer with id {claimed} in its list of members")
         if header.recipient and header.recipient != self.me:
             raise Stranger(f"this is {here}, not node {header.recipient}: check the order of the addresses")
+        if header.incarnation and self.has_lost_disk(claimed, header.incarnation):
+            mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
+            raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")
         if header.cluster_id and self.cluster_id:
             if header.cluster_id != self.cluster_id:
                 theirs, ours = header.cluster_id.hex()[:8], self.cluster_id.hex()[:8]
                 raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
         elif header.members_digest and self.digest and header.members_digest != self.digest:
             raise Stranger(f"{here} was started with another list of members: {self._list_of_members()}")
+
+    def has_lost_disk(self, peer: int, incarnation: bytes) -> bool:
+        """Whether the peer, which has this disk, is known with another one (hazard 46)."""
+        joined, known = self.peers.get(peer, (-1, b""))
+        return joined == self.joined.get(peer, 0) and known != incarnation
 
     def _list_of_members(self) -> str:
         return ", ".join(f"{member}={address}" for member, address in sorted(self.addresses.items()))

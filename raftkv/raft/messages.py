@@ -1,7 +1,8 @@
 """The messages between members: one frozen dataclass each, in the paper's words (figure 2).
 
 `sender` and `recipient` are member ids. `call` is the driver's own: it names the call that a request came in with,
-and its reply carries it back untouched, so that a reply finds its way. The algorithm never looks at it.
+and its reply carries it back untouched, so that a reply finds its way. So is `incarnation`: which disk the sender has,
+for the driver to sort out who has lost it (hazard 46). The algorithm never looks at either.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class AppendEntries:
     round: int
     """Counts the leader's rounds of requests within its term; acknowledged by the reply (lease, ReadIndex)."""
     call: int = 0
+    incarnation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class AppendEntriesReply:
     conflicting_index: int = 0
     """On failure: the first index of `conflicting_term` in the follower's log, or the first index it lacks."""
     call: int = 0
+    incarnation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class RequestVote:
     call: int = 0
     released: Leadership | None = None
     """A leader that has handed over to the sender, and the term in which it will never hold a lease again (3.10)."""
+    incarnation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class RequestVoteReply:
     remaining_lease_ms: int = 0
     """What is left of the voter's promises to earlier leaders, milliseconds, rounded up."""
     call: int = 0
+    incarnation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class InstallSnapshotReply:
     match_index: int = 0
     """On success: up to where the follower's durable log is the leader's, at least up to the snapshot's end."""
     call: int = 0
+    incarnation: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class AppendEntriesRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., prev_log_index: _Optional[int] = ..., prev_log_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., leader_commit: _Optional[int] = ..., lease_duration: _Optional[int] = ..., round: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
 
 class AppendEntriesReply(_message.Message):
-    __slots__ = ("term", "success", "conflicting_term", "conflicting_index", "match_index", "rejected_index", "round")
+    __slots__ = ("term", "success", "conflicting_term", "conflicting_index", "match_index", "rejected_index", "round", "incarnation")
     TERM_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     CONFLICTING_TERM_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class AppendEntriesReply(_message.Message):
     MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
     REJECTED_INDEX_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     term: int
     success: bool
     conflicting_term: int
@@ -71,7 +72,8 @@ class AppendEntriesReply(_message.Message):
     match_index: int
     rejected_index: int
     round: int
-    def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+    incarnation: bytes
+    def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
 
 class RequestVoteRequest(_message.Message):
     __slots__ = ("term", "candidate_id", "last_log_index", "last_log_term", "pre_vote", "identity", "released_leader", "released_term")
@@ -94,16 +96,18 @@ class RequestVoteRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., candidate_id: _Optional[int] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., pre_vote: bool = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., released_leader: _Optional[int] = ..., released_term: _Optional[int] = ...) -> None: ...
 
 class RequestVoteReply(_message.Message):
-    __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote")
+    __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote", "incarnation")
     TERM_FIELD_NUMBER: _ClassVar[int]
     VOTE_GRANTED_FIELD_NUMBER: _ClassVar[int]
     REMAINING_LEASE_FIELD_NUMBER: _ClassVar[int]
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     term: int
     vote_granted: bool
     remaining_lease: int
     pre_vote: bool
-    def __init__(self, term: _Optional[int] = ..., vote_granted: bool = ..., remaining_lease: _Optional[int] = ..., pre_vote: bool = ...) -> None: ...
+    incarnation: bytes
+    def __init__(self, term: _Optional[int] = ..., vote_granted: bool = ..., remaining_lease: _Optional[int] = ..., pre_vote: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
 
 class ServeClientRequest(_message.Message):
     __slots__ = ("request", "batch", "get", "keys")
@@ -178,14 +182,16 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("id", "address", "is_learner")
+    __slots__ = ("id", "address", "is_learner", "is_wiped")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_LEARNER_FIELD_NUMBER: _ClassVar[int]
+    IS_WIPED_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     is_learner: bool
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ...) -> None: ...
+    is_wiped: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ..., is_wiped: bool = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership", "members_digest")

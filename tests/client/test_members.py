@@ -162,7 +162,13 @@ def test_the_program_lists_the_members(cluster: FakeCluster) -> None:
     ]
     done = run(*cluster.addresses, "--json", "-c", "MEMBERS")
     rows = json.loads(done.out)["value"]
-    assert rows[2] == {"id": 3, "address": cluster.addresses[2], "is_learner": True, "is_leader": False}
+    assert rows[2] == {
+        "id": 3,
+        "address": cluster.addresses[2],
+        "is_learner": True,
+        "is_leader": False,
+        "is_wiped": False,
+    }
 
 
 def test_the_program_changes_the_members(cluster: FakeCluster) -> None:

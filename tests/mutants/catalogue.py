@@ -36,9 +36,7 @@ MUTANTS: Final = (
 LAST_HAZARD: Final = 60
 """Hazards are counted from 1."""
 
-NOT_YET: Final = {
-    46: "a member's incarnation is not looked at yet",
-}
+NOT_YET: Final[dict[int, str]] = {}
 """Hazards of what does not exist."""
 
 

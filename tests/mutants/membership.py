@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LOG, _ROLES, _LEASE = "raft/core.py", "raft/log.py", "raft/roles.py", "raft/lease.py"
+_WIPED = ("tests/node/test_wiped.py",)
 _RULES = ("tests/raft/test_dissertation_4_1.py", "tests/raft/test_dissertation_4_2.py")
 
 MEMBERSHIP = [
@@ -13,6 +14,51 @@ MEMBERSHIP = [
         (45,),
         (Patch(_CORE, "Raft.change_configuration", "if not self.is_serving:", "if False:"),),
         _RULES,
+    ),
+    Mutant(
+        "the answers of a member that has lost its disk count",
+        (46,),
+        (
+            Patch(
+                "node.py",
+                "RaftNode._has_kept_disk",
+                "if self.membership.has_lost_disk(peer, incarnation):",
+                "if False:",
+            ),
+        ),
+        _WIPED,
+    ),
+    Mutant(
+        "a member that has lost its disk is answered",
+        (46,),
+        (
+            Patch(
+                "transport.py",
+                "Membership.admit",
+                "if header.incarnation and self.has_lost_disk(claimed, header.incarnation):",
+                "if False:",
+            ),
+        ),
+        _WIPED,
+    ),
+    Mutant(
+        "a restart forgets with which disks the others were met",
+        (46,),
+        (
+            Patch(
+                "node.py",
+                "RaftNode._has_kept_disk",
+                "self._storage.remember_peer(peer, joined, incarnation)",
+                "self._storage.identity.peers[peer] = joined, incarnation",
+            ),
+        ),
+        _WIPED,
+    ),
+    Mutant(
+        "a member that was added again is still known by its former disk",
+        (46,),
+        (Patch("transport.py", "Membership.has_lost_disk", "joined == self.joined.get(peer, 0)", "joined >= 0"),),
+        _WIPED,
     ),
     Mutant(
         "two changes at once",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -202,4 +203,40 @@ def test_a_removed_member_knows_it_and_disturbs_nobody(make_cluster: MakeCluster
         assert (now.term, now.role) == (term.term, "leader")
         with Client([gone.address], timeout=1.0) as lost, pytest.raises(NotApplied):
             lost.remove_member(99)
+    check_logs(cluster)
+
+
+@pytest.mark.timeout(120)
+def test_hazard_46_a_member_that_has_lost_its_disk_counts_for_nothing_until_it_is_added_again(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster: Cluster = make_cluster(size=3, settings=QUICK)
+    cluster.start()
+    leader, (wiped, other) = cluster.leader(), cluster.followers()
+    with cluster.client() as client:
+        client.set("k", "v")
+        cluster.wait_caught_up()
+        wiped.kill()
+        shutil.rmtree(wiped.data_dir)
+        wiped.start()  # as if nothing had happened
+
+        wait_until(lambda: f"node {wiped.id} has come back without its disk" in leader.log, "the leader notices")
+        wait_until(lambda: any(m.is_wiped for m in client.members()), "MEMBERS tells")
+        assert f"{wiped.id}  {wiped.address}  wiped" in program(cluster, "MEMBERS")
+        other.kill()
+        with Client(cluster.addresses, timeout=1.5) as impatient, pytest.raises(Error):
+            impatient.set("k", "by one member alone")
+        wait_until(lambda: "with another disk, on which its promises were" in wiped.log, "it is told")
+        assert not any(node.status() and node.status().serving for node in (leader, wiped))  # type: ignore[union-attr]
+
+        other.start()
+        client.remove_member(wiped.id)
+        wiped.kill()
+        shutil.rmtree(wiped.data_dir)
+        client.add_member(wiped.id, wiped.address)
+        wiped.joins = True
+        wiped.start()
+        cluster.wait_voter(client, wiped)
+        assert not any(m.is_wiped for m in client.members())
+        assert client.get("k") in (b"v", b"by one member alone")
     check_logs(cluster)

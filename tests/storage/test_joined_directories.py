@@ -65,6 +65,16 @@ def test_an_address_is_remembered(tmp_path: Path) -> None:
     assert open_files(path).identity.address == "there:1"
 
 
+def test_the_disks_of_others_are_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    storage = open_files(path)
+    storage.remember_peer(2, 0, CLUSTER)
+    storage.remember_peer(3, 57, CLUSTER)
+    storage.remember_peer(2, 60, OTHER)
+    storage.close()
+    assert open_files(path).identity.peers == {2: (60, OTHER), 3: (57, CLUSTER)}
+
+
 def test_a_directory_that_can_not_be_read_has_no_identity_to_be_had(tmp_path: Path) -> None:
     (tmp_path / "identity").write_text("nonsense")
     assert read_identity(tmp_path) is None

@@ -1,0 +1,83 @@
+"""Members that come back without their disk (rule 11, hazard 46): what they say counts for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raftkv.raft.messages import AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.types import ORIGIN
+from raftkv.storage import read_identity
+from raftkv.transport import Membership, Stranger, reply_from_wire, reply_to_wire, request_to_wire
+from raftkv.wire import raft_pb2 as wire
+from tests.node.members import STEADY, Members
+
+OLD, NEW = b"o" * 16, b"n" * 16
+HERE = Membership(1, {1: "h:1", 2: "h:2", 3: "h:3"}, b"c" * 16, peers={2: (0, OLD)})
+
+
+def request(incarnation: bytes, sender: int = 2) -> wire.RequestVoteRequest:
+    there = Membership(sender, HERE.addresses, HERE.cluster_id, incarnation)
+    message = request_to_wire(RequestVote(sender, 1, 1, ORIGIN), there.identity_for(1))
+    assert isinstance(message, wire.RequestVoteRequest)
+    return message
+
+
+def test_a_request_from_another_disk_is_refused_with_the_mend() -> None:
+    HERE.admit(request(OLD))
+    with pytest.raises(Stranger, match=r"knows node 2 with another disk.*\(REMOVE 2, ADD 2=<address>\)"):
+        HERE.admit(request(NEW))
+
+
+def test_who_has_not_been_met_or_does_not_say_is_admitted() -> None:
+    HERE.admit(request(NEW, sender=3))
+    HERE.admit(request(b""))
+
+
+def test_a_member_that_has_been_added_again_may_have_another_disk() -> None:
+    replace(HERE, joined={2: 57}).admit(request(NEW))
+    added = replace(HERE, joined={2: 57}, peers={2: (57, NEW)})
+    with pytest.raises(Stranger):
+        added.admit(request(OLD))
+
+
+@pytest.mark.parametrize(
+    "reply", [AppendEntriesReply(2, 1, 3, True, 4, 5), RequestVoteReply(2, 1, 3, granted=True, remaining_lease_ms=7)]
+)
+def test_a_reply_says_from_which_disk_it_comes(reply: AppendEntriesReply | RequestVoteReply) -> None:
+    assert reply_from_wire(reply_to_wire(reply, NEW), sender=2, me=1) == replace(reply, incarnation=NEW)
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[Members]:
+    members = Members(tmp_path, 3, STEADY)
+    yield members
+    members.close()
+
+
+def test_an_answer_from_another_disk_does_not_count_and_the_first_one_is_remembered_for_good(
+    members: Members, tmp_path: Path
+) -> None:
+    node = members.open(1)
+    answer = RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD)
+
+    assert node._has_kept_disk(answer)
+    assert node._storage.identity.peers == {2: (0, OLD)}
+    assert not node._has_kept_disk(replace(answer, incarnation=NEW))
+    assert not node._has_kept_disk(AppendEntriesReply(2, 1, 1, True, 1, incarnation=NEW))
+    assert node.membership.wiped == {2}
+    assert node._has_kept_disk(answer)
+
+    node._storage.close()
+    assert (again := read_identity(tmp_path / "1"))
+    assert again.peers == {2: (0, OLD)}
+
+
+def test_who_does_not_say_it_or_is_no_member_is_not_remembered(members: Members) -> None:
+    node = members.open(1)
+    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True))
+    assert node._has_kept_disk(RequestVoteReply(9, 1, 1, granted=True, incarnation=OLD))
+    assert not node._storage.identity.peers
