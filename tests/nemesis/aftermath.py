@@ -139,8 +139,8 @@ class Aftermath:
             self._find("the nodes' directories can be read", False, str(error))
 
     def _compare_directories(self, nodes: Sequence[Node]) -> None:
-        members = dict(enumerate(self._cluster.addresses, start=1))
-        storages = [Storage(node.data_dir, member_id=node.id, members=members) for node in nodes]
+        # Some may have joined, and know of no founding members.
+        storages = [Storage(node.data_dir, member_id=node.id, members=None) for node in nodes]
         common = min(storage.commit_index for storage in storages)
         replays = [Replay.of(storage, common) for storage in storages if begins_before(storage, common)]
         for storage in storages:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from raftkv import Client, Error
 from tests.nemesis import sandbox
 from tests.nemesis.network import CUT, WHOLE, Link, Network, Pair, all_pairs, between
 from tests.support import strace
@@ -140,6 +141,46 @@ def hand_leadership_over(arena: Arena) -> Script:
         while not call.done():
             yield 0.02
         yield arena.hold(0.0, 1.0)
+
+
+def change_the_membership(arena: Arena) -> Script:
+    """A member, the leader perhaps, is removed, loses its disk, and is added again under its old id."""
+    node = arena.rng.choice([arena.target(), *arena.nodes])
+    with arena.cluster.client(timeout=2.0) as client:
+        try:
+            client.remove_member(node.id)
+        except Error:
+            is_removed = False  # perhaps it will be: so it keeps its disk
+        else:
+            is_removed = True
+            yield arena.hold(0.0, 1.0)
+            node.kill()
+            _empty(node)
+            node.joins = True
+        while not _is_added(client, node):
+            yield 0.2
+        arena.start([node])
+        yield from _until_ready(node)
+        while not node.is_running:  # it has found no leader
+            arena.start([node])
+            yield from _until_ready(node)
+        yield arena.hold(0.5, 2.0)
+    return is_removed
+
+
+def _empty(node: Node) -> None:
+    """The directory itself may be where its disk is mounted."""
+    for name in os.listdir(node.data_dir):
+        (node.data_dir / name).unlink()
+
+
+def _is_added(client: Client, node: Node) -> bool:
+    """Add it; again, if it is not known what came of the last try: who is there already stays as it is."""
+    try:
+        client.add_member(node.id, node.address)
+    except Error:
+        return False
+    return True
 
 
 # ---- disks -----------------------------------------------------------------------------------------------------------
@@ -340,6 +381,7 @@ _PROCESS_FAULTS: Final[list[Fault]] = [
     pause_a_majority,
     restart_one_after_the_other,
     hand_leadership_over,
+    change_the_membership,
     exhaust_descriptors,
 ]
 _STRACE_FAULTS: Final[list[Fault]] = [fail_a_sync, stall_the_disk_of_the_leader, slow_down_disks]

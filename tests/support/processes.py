@@ -149,7 +149,8 @@ class Node:
         return [*words, "--data-dir", str(self.data_dir), "--config", str(cluster.config), *options]
 
     def _others(self) -> list[str]:
-        return [node.address for node in self._cluster.nodes if node is not self and node.is_running]
+        others = [node for node in self._cluster.nodes if node is not self]
+        return [node.address for node in [n for n in others if n.is_running] or others]
 
     def wait_ready(self) -> None:
         """Return once the node has said that it serves."""
