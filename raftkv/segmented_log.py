@@ -6,6 +6,9 @@ that of segment.py. What this module owns is the order of things on the disk:
 * A batch is one write and one sync, and is written only after the batch before it is durable.
 * A segment comes into being whole: its header is written and synced under a temporary name, then renamed, then the
   directory is synced; only then a batch is written to it.
+* A batch that reaches beyond the end of its file takes zeros along, in the same write, for those after it to be written
+  over: a sync that has no new length to make durable costs little more than half. Nothing but zeros behind the last
+  batch is the end of the log, nothing unfinished.
 
 Hence a crash can have left at most one batch unfinished, at the end of the last segment. `recover` reads everything
 and tells such a torn tail from damage, changing nothing; `mend` cuts it. What recovery read may only be in the page
@@ -59,10 +62,12 @@ def segment_numbers(names: Iterable[str]) -> list[int]:
 class SegmentedLog:
     """The segment files of one directory. Every method raises StorageError when the disk fails or holds damage."""
 
-    def __init__(self, disk: Disk, directory: str, incarnation: bytes) -> None:
+    def __init__(self, disk: Disk, directory: str, incarnation: bytes, fill_bytes: int = 0) -> None:
+        """Files grow by `fill_bytes` at a time, as far as that is more than what a batch needs; 0: by batches alone."""
         self._disk = disk
         self._directory = directory
         self._incarnation = incarnation
+        self._fill_bytes = fill_bytes
         self.index = LogIndex()
         self.first_segment = 1
         self.commit_index = 0
@@ -73,6 +78,8 @@ class SegmentedLog:
         self._last_batch = 0
         self._end = 0
         """Where the next batch goes, in the last segment."""
+        self._filled = 0
+        """Where that segment's file ends; from `_end` on there are zeros."""
         self._last_frame = b""
         """What lies just before it: kept between `recover` and `mend`."""
         self._writer: File | None = None
@@ -133,9 +140,12 @@ class SegmentedLog:
             last_offset = self._end
             self._recover_frame(path, *frame)
         self._last_frame = data[last_offset : self._end]
-        if len(data) > self._end:
+        self._filled = len(data)
+        unfinished = len(data[self._end :].rstrip(b"\0"))
+        if unfinished:
             self._refuse_damage(path, data, is_last)
-            self.torn_tail = f"{len(data) - self._end} bytes of an unfinished batch at byte {self._end} of {path}"
+            self._filled = self._end
+            self.torn_tail = f"{unfinished} bytes of an unfinished batch at byte {self._end} of {path}"
 
     def _bridge(self, previous: LogPosition) -> None:
         """Fill the place up to the entry that the first segment was begun after: with entries of a forgotten segment
@@ -166,6 +176,7 @@ class SegmentedLog:
         path = self.path(self.last_segment)
         if not self._last_frame:
             self._writer = replace_file(self._disk, path, self._segments[-1].encode())
+            self._filled = HEADER_BYTES
             return
         with disk_errors(path):
             self._writer = self._disk.open(path, writable=True)
@@ -190,16 +201,21 @@ class SegmentedLog:
         self.close()
         self._writer = writer
         self._segments.append(segment)
-        self._end = HEADER_BYTES
+        self._end = self._filled = HEADER_BYTES
 
     def append(self, entries: Sequence[Entry], commit_index: int) -> None:
         """Make a batch durable: consecutive entries, of which the first may take the place of one in the log."""
         assert self._writer is not None, "an open log"
         segment = self._segments[-1]
         header, frame = encode_frame(segment, self._end, self._last_batch + 1, commit_index, entries)
+        filled = max(self._filled, self._end + len(frame))
+        if filled > self._filled and self._fill_bytes:
+            filled += -filled % self._fill_bytes
+            frame += bytes(filled - self._end - len(frame))
         with disk_errors(self.path(segment.number)):
             self._writer.write(self._end, frame)
             self._writer.sync()
+        self._filled = filled
         configurations = [entry.index for entry in entries if entry.kind is EntryKind.CONFIGURATION]
         self._take_in(header, (entry.term for entry in entries), configurations)
 

@@ -205,7 +205,8 @@ class Member:
     def _recover(self) -> None:
         world, plan = self._world, self._plan
         founders = None if self.joins else {member: f"n{member}" for member in plan.founding_members}
-        storage = self._storage = WatchedStorage(self, founders, plan.segment_bytes, plan.cache_bytes)
+        sizes = plan.segment_bytes, plan.fill_bytes, plan.cache_bytes
+        storage = self._storage = WatchedStorage(self, founders, *sizes)
         if self.disk.is_damaged:
             raise Violation(f"{self.name} has started on damaged data")
         for note in storage.notes:

@@ -99,6 +99,7 @@ class Plan:
     """How long a member may take to notice an input, seconds: what arrives meanwhile shares its turn."""
     timer_lateness: float
     segment_bytes: int
+    fill_bytes: int
     cache_bytes: int
     snapshots: SnapshotPolicy | None
     """None: none are ever saved."""
@@ -135,8 +136,8 @@ class Plan:
         return (
             f"{self.founders} members{self._describe_spares()}, election timeouts {timeouts} s, heartbeats every "
             f"{config.heartbeat_interval:g} s, leases {leases} s, assumed drift {drift}, clocks {rates}, "
-            f"segments of {self.segment_bytes} bytes, {self._describe_snapshots()}, {len(self.clients)} clients, "
-            f"{len(self.keys)} keys; "
+            f"segments of {self.segment_bytes} bytes filled by {self.fill_bytes}, {self._describe_snapshots()}, "
+            f"{len(self.clients)} clients, {len(self.keys)} keys; "
             f"faults: {', '.join(fault.value for fault in Fault if fault in self.faults) or 'none'}"
         )
 
@@ -204,6 +205,7 @@ def _draw_with_founders(seed: int) -> Plan:
         segment_bytes=min(
             rng.choice([200, 1_000, 4_000, 1 << 20]), 200 if Fault.LEFT_BEHIND in more_faults else 1 << 30
         ),
+        fill_bytes=random.Random(f"{seed}/fill").choice([0, 0, 100, 600, 5_000]),
         cache_bytes=rng.choice([0, 1_000, 1 << 20]),
         snapshots=snapshots and replace(snapshots, retry_after=step, longest_retry=4 * step),
         save_pace=step * save_pace,

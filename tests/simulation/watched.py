@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 class WatchedStorage(Storage):
     def __init__(
-        self, member: Member, founders: Mapping[int, str] | None, segment_bytes: int, cache_bytes: int
+        self,
+        member: Member,
+        founders: Mapping[int, str] | None,
+        segment_bytes: int,
+        fill_bytes: int,
+        cache_bytes: int,
     ) -> None:
         """Without `founders` the member joins."""
         super().__init__(
@@ -33,6 +38,7 @@ class WatchedStorage(Storage):
             members=founders,
             disk=member.disk,
             segment_bytes=segment_bytes,
+            fill_bytes=fill_bytes,
             cache_bytes=cache_bytes,
             incarnation=bytes([member.id, member.disks]) * 8,
             address="" if founders else member.name,

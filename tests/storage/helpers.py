@@ -32,8 +32,9 @@ def entries(first: int, last: int, term: int = 1, payload: bytes | None = None) 
 
 
 def open_storage(disk: MemoryDisk, **options: Any) -> Storage:
-    """Open node 1's directory on that disk."""
-    options = {"member_id": 1, "members": MEMBERS, "incarnation": INCARNATION, **options}
+    """Open node 1's directory on that disk. Its log is not filled with zeros ahead of the writing, unless asked for:
+    most tests say exactly where a file ends."""
+    options = {"member_id": 1, "members": MEMBERS, "incarnation": INCARNATION, "fill_bytes": 0, **options}
     return Storage(DIRECTORY, disk=disk, **options)
 
 

@@ -34,6 +34,8 @@ from tests.support.memory_disk import MemoryDisk
 LOG = f"{DIRECTORY}/log-1"
 SEGMENT_BYTES = HEADER_BYTES + 200
 """Small enough for the story to need several segments."""
+FILLS = (0, 128, 1024)
+"""Bytes of zeros ahead of the writing: none; some batches reach beyond them; only the first one of a segment does."""
 
 
 @dataclass
@@ -61,9 +63,9 @@ STORY: list[tuple[HardState | None, list[Entry], int] | bytes] = [
 """What a member persists in its life: some batches, and its cluster's id."""
 
 
-def live(disk: MemoryDisk, acknowledged: list[State]) -> None:
+def live(disk: MemoryDisk, acknowledged: list[State], fill_bytes: int = 0) -> None:
     """Open the directory and persist STORY. Keeps account of what was acknowledged, in order."""
-    storage = open_storage(disk, segment_bytes=SEGMENT_BYTES)
+    storage = open_storage(disk, segment_bytes=SEGMENT_BYTES, fill_bytes=fill_bytes)
     for step in STORY:
         if isinstance(step, bytes):
             storage.remember_cluster(step)
@@ -128,14 +130,15 @@ DOWN: dict[str, Down] = {
 }
 
 
+@pytest.mark.parametrize("fill_bytes", FILLS)
 @pytest.mark.parametrize("down", DOWN.values(), ids=DOWN)
-def test_after_a_crash_at_any_operation_nothing_acknowledged_is_missing(down: Down) -> None:
+def test_after_a_crash_at_any_operation_nothing_acknowledged_is_missing(down: Down, fill_bytes: int) -> None:
     for number in count():
         disk, acknowledged = MemoryDisk(), list[State]()
-        crashed = run_until_crash(disk, number, partial(live, disk, acknowledged))
+        crashed = run_until_crash(disk, number, partial(live, disk, acknowledged, fill_bytes))
         down(disk)
         assert_nothing_lost(disk, acknowledged)
-        assert_goes_on(disk, segment_bytes=SEGMENT_BYTES)
+        assert_goes_on(disk, segment_bytes=SEGMENT_BYTES, fill_bytes=fill_bytes)
         if not crashed:
             assert number > 80
             assert acknowledged == possible_states()[1:]
@@ -177,11 +180,12 @@ def test_a_first_start_that_was_cut_short_anywhere_starts_again(first_down: Down
             return
 
 
-def test_what_a_start_has_found_is_durable_before_it_returns() -> None:
+@pytest.mark.parametrize("fill_bytes", FILLS)
+def test_what_a_start_has_found_is_durable_before_it_returns(fill_bytes: int) -> None:
     """Whatever the process that was killed had left in the page cache."""
     for number in count():
         disk, acknowledged = MemoryDisk(), list[State]()
-        crashed = run_until_crash(disk, number, partial(live, disk, acknowledged))
+        crashed = run_until_crash(disk, number, partial(live, disk, acknowledged, fill_bytes))
         found = State.of(reopen_storage(disk))
         assert disk.unsynced() == []
         disk.lose_power()
@@ -190,13 +194,45 @@ def test_what_a_start_has_found_is_durable_before_it_returns() -> None:
             return
 
 
-def test_a_batch_costs_one_write_and_one_sync() -> None:
+@pytest.mark.parametrize("fill_bytes", FILLS)
+def test_a_batch_costs_one_write_and_one_sync(fill_bytes: int) -> None:
     disk = MemoryDisk()
-    storage = open_storage(disk)
+    storage = open_storage(disk, fill_bytes=fill_bytes)
     append(storage, entries(1, 3))
     disk.operations.clear()
-    storage.persist(None, entries(4, 9), 3)
-    assert disk.operations == [("write", LOG), ("sync", LOG)]
+    for n in range(4, 40):
+        storage.persist(None, entries(n, n), 3)
+    assert disk.operations == [("write", LOG), ("sync", LOG)] * 36
+
+
+def test_a_segment_grows_in_steps_and_batches_are_written_over_the_zeros() -> None:
+    disk = MemoryDisk()
+    storage = open_storage(disk, fill_bytes=1024)
+    sizes = []
+    for n in range(1, 40):
+        append(storage, entries(n, n))
+        sizes.append(len(disk.content(LOG)))
+    assert set(sizes) == {1024, 2048, 3072, 4096}
+    append(storage, entries(40, 40, payload=b"x" * 3000))
+    assert len(disk.content(LOG)) == 7168
+    assert log_of(reopen_storage(disk)) == log_of(storage)
+
+
+def test_a_small_segment_is_not_filled_beyond_its_size() -> None:
+    disk = MemoryDisk()
+    append(open_storage(disk, segment_bytes=500, fill_bytes=1024), entries(1, 1))
+    assert len(disk.content(LOG)) == 500
+
+
+def test_a_start_goes_on_writing_over_the_zeros_that_it_finds() -> None:
+    disk = MemoryDisk()
+    append(open_storage(disk, fill_bytes=1024), entries(1, 3))
+    storage = reopen_storage(disk, fill_bytes=1024)
+    assert storage.notes == []
+    append(storage, entries(4, 5))
+    assert len(disk.content(LOG)) == 1024
+    disk.lose_power()
+    assert log_of(open_storage(disk)) == entries(1, 5)
 
 
 def test_the_hard_state_is_replaced_durably_before_the_entries_are_written() -> None:
@@ -284,14 +320,17 @@ def test_after_any_failure_of_persist_every_call_is_refused(operation: str, path
     assert_goes_on(disk)
 
 
+@pytest.mark.parametrize("fill_bytes", FILLS)
 @pytest.mark.parametrize("operation", ["write", "sync", "replace", "sync_directory"])
 @pytest.mark.parametrize("name", ["identity", "metadata", "log-1", "log-2", "log-3", "the directory"])
-def test_what_is_found_after_a_failure_is_durable_though_no_second_sync_can_help(operation: str, name: str) -> None:
+def test_what_is_found_after_a_failure_is_durable_though_no_second_sync_can_help(
+    operation: str, name: str, fill_bytes: int
+) -> None:
     """A failed sync leaves names and data in the page cache, which the kernel takes for written."""
     path = DIRECTORY if name == "the directory" else f"{DIRECTORY}/{name}"
     for number in range(8):
         disk, acknowledged = MemoryDisk(), list[State]()
-        live_disk = partial(live, disk, acknowledged)
+        live_disk = partial(live, disk, acknowledged, fill_bytes)
         open_storage(disk).close()
         disk.before = failing_at(operation, path, number)
         failed = error_of(live_disk)
@@ -329,11 +368,12 @@ def test_a_failure_that_is_no_oserror_makes_the_storage_unusable_too() -> None:
         storage.persist(HardState(1), [], 0)
 
 
-def test_a_disk_that_is_full_at_any_byte_leaves_what_was_acknowledged() -> None:
+@pytest.mark.parametrize("fill_bytes", FILLS)
+def test_a_disk_that_is_full_at_any_byte_leaves_what_was_acknowledged(fill_bytes: int) -> None:
     """At every third byte, for the time it takes; test_recovery cuts the log at every single one."""
     for capacity in count(0, 3):
         disk, acknowledged = MemoryDisk(capacity), list[State]()
-        error = error_of(partial(live, disk, acknowledged))
+        error = error_of(partial(live, disk, acknowledged, fill_bytes))
         disk.crash_process()
         disk.capacity_bytes = None
         assert_nothing_lost(disk, acknowledged)

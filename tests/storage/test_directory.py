@@ -17,7 +17,7 @@ import pytest
 
 from raftkv.log_storage import StorageError
 from raftkv.raft.types import Entry, EntryKind, HardState
-from raftkv.storage import Storage
+from raftkv.storage import FILL_BYTES, Storage
 from tests.storage.helpers import DIRECTORY, INCARNATION, MEMBERS, append, entries, log_of, open_storage, reopen_storage
 from tests.support.memory_disk import MemoryDisk
 
@@ -151,7 +151,7 @@ def test_a_directory_in_use_is_refused_also_within_one_process(tmp_path: Path) -
 def test_a_directory_in_use_by_another_process_is_refused_until_that_is_killed(tmp_path: Path) -> None:
     holder = f"""
         import sys
-        from raftkv.storage import Storage
+        from raftkv.storage import FILL_BYTES, Storage
         storage = Storage({str(tmp_path)!r}, member_id=1, members={MEMBERS!r})
         print("holds it", flush=True)
         sys.stdin.read()
@@ -241,4 +241,5 @@ def test_a_new_log_is_written_as_the_format_says(tmp_path: Path) -> None:
     fields = struct.pack("<IIIQQQ", google_crc32c.value(body), len(body), 1, 1, 0, 1)
     place = google_crc32c.value(struct.pack("<Q16sQ", 1, b"i" * 16, len(header) + 4))
     frame = struct.pack("<4sI", b"\xf5RKV", google_crc32c.extend(place, fields)) + fields + body
-    assert written == header + struct.pack("<I", google_crc32c.value(header)) + frame
+    whole = header + struct.pack("<I", google_crc32c.value(header)) + frame
+    assert written == whole.ljust(FILL_BYTES, b"\0")

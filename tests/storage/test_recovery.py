@@ -42,9 +42,11 @@ def prefixes() -> list[list[Entry]]:
     return list(accumulate(BATCHES, take_in, initial=nothing))
 
 
-def small_log() -> tuple[MemoryDisk, list[int]]:
-    """A disk with BATCHES in one segment, its node down; and where each batch ends, the header being the first."""
+def small_log(zeros: int = 0) -> tuple[MemoryDisk, list[int]]:
+    """A disk with BATCHES in one segment, and so many zeros behind them, its node down; and where each batch ends, the
+    header being the first."""
     files, ends = _small_log()
+    files = {**files, "log-1": files["log-1"] + bytes(zeros)}
     disk = MemoryDisk()
     disk.make_directory(DIRECTORY)
     disk.sync_directory("/")
@@ -77,14 +79,17 @@ def assert_refused(disk: MemoryDisk, message: str) -> None:
     disk.crash_process()
 
 
-def assert_cut(disk: MemoryDisk, batches: int, end: int, torn: int) -> None:
-    """The directory opens with the first so many batches, says what it has cut, and goes on."""
+def assert_cut(disk: MemoryDisk, batches: int, end: int) -> None:
+    """The directory opens with the first so many batches, which end there. It says what it has cut, leaves the rest if
+    that is zeros alone, and goes on."""
+    rest = disk.content(LOG)[end:]
+    torn = len(rest.rstrip(b"\0"))
     storage = open_storage(disk)
     assert log_of(storage) == prefixes()[batches]
     assert storage.last_index() == len(prefixes()[batches])
     assert storage.commit_index <= storage.last_index()
     assert storage.notes == ([f"cut off: {torn} bytes of an unfinished batch at byte {end} of {LOG}"] if torn else [])
-    assert len(disk.content(LOG)) == end
+    assert disk.content(LOG)[end:] == (b"" if torn else rest)
     assert disk.unsynced() == []
     disk.crash_process()
     assert_goes_on(disk)
@@ -100,7 +105,7 @@ def test_a_log_cut_at_any_byte_is_the_whole_batches_before_it() -> None:
             assert_refused(disk, "log-1: damaged at byte 0")
         else:
             batches = sum(end <= length for end in ends) - 1
-            assert_cut(disk, batches, ends[batches], length - ends[batches])
+            assert_cut(disk, batches, ends[batches])
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -119,7 +124,7 @@ def test_a_flipped_bit_in_any_byte_of_the_log_is_refused_or_in_the_last_batch_cu
         elif batch < len(BATCHES) - 1:
             assert_refused(disk, f"log-1: damaged at byte {ends[batch]}: batch {batch + 1} can't be read")
         else:
-            assert_cut(disk, batch, ends[batch], ends[-1] - ends[batch])
+            assert_cut(disk, batch, ends[batch])
 
 
 @pytest.mark.parametrize("name", ["identity", "metadata"])
@@ -152,12 +157,51 @@ def test_a_missing_file_is_refused(name: str) -> None:
     assert_refused(disk, f"{name}: (missing|No such file)")
 
 
+ZEROS = 100
+
+
 def test_a_tail_of_zeros_is_the_end() -> None:
-    """Some file systems show zeros after a crash where the length had grown and the data had not arrived."""
+    """They were written ahead; and some file systems show zeros after a crash where the length had grown and the data
+    had not arrived."""
     for zeros in (1, 43, 44, 45, 4096):
-        disk, ends = small_log()
-        disk.overwrite(LOG, disk.content(LOG) + bytes(zeros))
-        assert_cut(disk, len(BATCHES), ends[-1], zeros)
+        disk, ends = small_log(zeros)
+        assert_cut(disk, len(BATCHES), ends[-1])
+
+
+def test_a_filled_log_cut_at_any_byte_is_the_whole_batches_before_it() -> None:
+    disk, ends = small_log(ZEROS)
+    whole = disk.content(LOG)
+    for length in range(ends[-2], len(whole)):
+        disk, _ = small_log()
+        disk.overwrite(LOG, whole[:length])
+        batches = len(BATCHES) - (length < ends[-1])
+        assert_cut(disk, batches, ends[batches])
+
+
+def test_a_filled_log_whose_last_batch_is_written_up_to_any_byte_is_the_whole_batches_before_it() -> None:
+    disk, ends = small_log(ZEROS)
+    whole = disk.content(LOG)
+    for written in range(ends[-2], ends[-1] + 1):
+        data = whole[:written] + bytes(len(whole) - written)
+        disk.overwrite(LOG, data)
+        batches = len(BATCHES) - (data != whole)
+        assert_cut(disk, batches, ends[batches])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_flipped_bit_in_any_byte_of_a_filled_log_is_refused_or_behind_the_last_batches_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    disk, ends = small_log(ZEROS)
+    whole = disk.content(LOG)
+    for offset in range(HEADER_BYTES, len(whole)):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1 << rng.randrange(8)
+        disk.overwrite(LOG, bytes(damaged))
+        batch = sum(end <= offset for end in ends) - 1
+        if batch < len(BATCHES) - 1:
+            assert_refused(disk, f"log-1: damaged at byte {ends[batch]}: batch {batch + 1} can't be read")
+        else:
+            assert_cut(disk, batch, ends[batch])
 
 
 def test_zeros_before_a_later_batch_are_damage() -> None:
@@ -181,7 +225,7 @@ def test_a_torn_tail_of_random_bytes_is_cut() -> None:
     for length in (1, 10, 100, 10_000):
         disk, ends = small_log()
         disk.overwrite(LOG, disk.content(LOG) + rng.randbytes(length))
-        assert_cut(disk, len(BATCHES), ends[-1], length)
+        assert_cut(disk, len(BATCHES), ends[-1])
 
 
 def test_a_copy_of_the_log_inside_a_torn_value_is_not_taken_for_later_batches() -> None:
@@ -192,7 +236,7 @@ def test_a_copy_of_the_log_inside_a_torn_value_is_not_taken_for_later_batches() 
     append(storage, [entry(10, 2, copy * 3)])
     disk.lose_power()
     disk.overwrite(LOG, disk.content(LOG)[:-1])
-    assert_cut(disk, len(BATCHES), ends[-1], len(disk.content(LOG)) - ends[-1])
+    assert_cut(disk, len(BATCHES), ends[-1])
 
 
 def test_a_frame_that_lies_where_it_was_not_written_never_validates() -> None:
@@ -207,7 +251,7 @@ def test_a_frame_that_lies_where_it_was_not_written_never_validates() -> None:
     for frame in frames:
         disk, _ = small_log()
         disk.overwrite(LOG, disk.content(LOG) + frame)
-        assert_cut(disk, len(BATCHES), ends[-1], len(frame))
+        assert_cut(disk, len(BATCHES), ends[-1])
 
 
 def impossible(batch: int, first: int) -> MemoryDisk:
@@ -281,10 +325,21 @@ def test_an_earlier_segment_that_is_torn_is_refused(number: int) -> None:
     for change in (-1, -20, 1):
         disk = segmented()
         data = disk.content(path)
-        disk.overwrite(path, data[:change] if change < 0 else data + bytes(change))
+        disk.overwrite(path, data[:change] if change < 0 else data + b"\1")
         end = HEADER_BYTES if change < 0 else len(data)
         what = f"damaged at byte {end}: batch {number + (change > 0)} can't be read, and another segment follows"
         assert_refused(disk, what)
+
+
+def test_an_earlier_segment_may_end_with_zeros_but_not_with_anything_behind_them() -> None:
+    disk = segmented()
+    path = f"{DIRECTORY}/log-2"
+    data = disk.content(path)
+    disk.overwrite(path, data + bytes(ZEROS))
+    assert log_of(open_storage(disk)) == prefixes()[-1]
+    disk.crash_process()
+    disk.overwrite(path, data + bytes(ZEROS) + b"\1")
+    assert_refused(disk, f"damaged at byte {len(data)}: batch 3 can't be read, and another segment follows")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -367,7 +422,7 @@ def test_a_small_file_of_a_newer_format_is_refused_as_such(name: str, monkeypatc
 
 def random_history(rng: random.Random, disk: MemoryDisk) -> list[list[Entry]]:
     """Write a random log; what it was after each batch, and before the first."""
-    storage = open_storage(disk, segment_bytes=rng.choice([100, 1000, 10**6]))
+    storage = open_storage(disk, segment_bytes=rng.choice([100, 1000, 10**6]), fill_bytes=rng.choice([0, 200, 2000]))
     history: list[list[Entry]] = [[]]
     for term in range(1, rng.randint(3, 15)):
         first = rng.randint(storage.commit_index + 1, storage.last_index() + 1)
