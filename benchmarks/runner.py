@@ -143,7 +143,10 @@ class Runner:
 
     def command(self, order: Order) -> list[str]:
         """How the generator of an order is started."""
-        return self._generator if order.api == "go" else [sys.executable, "-m", "benchmarks.load"]
+        if order.api == "go":
+            return self._generator
+        by_library = order.system == "ours" and order.api != "unary"
+        return [sys.executable, "-m", "benchmarks.library_load" if by_library else "benchmarks.load"]
 
     # ---- what is not measured ----------------------------------------------------------------------------------------
 

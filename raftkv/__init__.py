@@ -11,11 +11,18 @@ state machine, the storage) can be imported without it.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raftkv.async_client import AsyncClient
     from raftkv.client import Client, Error, NodeStatus, NotApplied, OutcomeUnknown
+
+# gRPC reads this when it is imported, so it has to be said here, before any module of this package does that. Its newer
+# way of waiting for the network (its "event engine") hands every message from one thread to another once more; the one
+# before takes half the time and half the CPU for a round trip (docs/performance.md). Whoever has set the variable knows
+# better; and who imports gRPC first is served more slowly, and as well.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "__version__"]

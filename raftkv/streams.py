@@ -15,7 +15,6 @@ At most one message of a call is being sent; those behind it wait here, in order
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,11 +22,6 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 import grpc
-
-# gRPC reads this when the process makes its first channel or server. Its newer way of waiting for the network (its
-# "event engine") hands every message from one thread to another once more; the one before takes half the time and half
-# the CPU for a round trip (docs/performance.md). Whoever has set the variable knows better.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 try:
     cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")

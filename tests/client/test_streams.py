@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +17,7 @@ import pytest
 
 from raftkv import streams
 from raftkv.streams import Stream
-from tests.support.processes import free_port
+from tests.support.processes import ROOT, free_port
 
 METHOD = "/Test/Echo"
 Ended = tuple[grpc.StatusCode, str]
@@ -137,3 +141,22 @@ def test_a_closed_channel_ends_the_call_and_takes_no_other(address: str, transfe
     opened.stream.cancel()
     with pytest.raises(ValueError, match="closed"):
         Opened(channel)
+
+
+@pytest.mark.parametrize("module", ["raftkv", "raftkv.client", "raft_node", "client", "benchmarks.library_load"])
+def test_grpc_is_told_how_to_wait_before_it_is_imported(module: str) -> None:
+    """Later it would not listen any more."""
+    program = f"""
+        import os, sys
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if name == "grpc":
+                    print(os.environ.get("GRPC_EXPERIMENTS"))
+        sys.meta_path.insert(0, Watch())
+        import {module}
+        import grpc
+    """
+    environment = {name: text for name, text in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "-event_engine_client,-event_engine_listener\n"

@@ -1,0 +1,14 @@
+"""`benchmarks.load` as a program that uses our library has it: the library is imported first, and sets gRPC up.
+
+The loads of others, and plain ServeClient calls, have gRPC as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import raftkv  # noqa: F401  # before what imports gRPC
+from benchmarks.load import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
