@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -37,13 +37,15 @@ from raftkv.backup import MAX_BACKUPS, Backups
 from raftkv.change_membership import change_membership
 from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
-from raftkv.streams import Answers
+from raftkv.streams import Answers, receive_once
 from raftkv.wire import raft_pb2 as wire
 
 Request = TypeVar("Request", bound=Message)
 
 _send_status: Any = getattr(importlib.import_module("grpc._server"), "_status", None)
 """See _Response."""
+_answer_in_pool: Any = getattr(importlib.import_module("grpc._server"), "_stream_response_in_pool", None)
+"""See ClientPool."""
 
 SERVE_CLIENT: Final = "/RaftNode/ServeClient"
 SERVE_CLIENT_STREAM: Final = "/RaftNode/ServeClientStream"
@@ -114,6 +116,28 @@ class Pool(ThreadPoolExecutor):
             return self._idle.wait_for(lambda: not self.calls, max(seconds, 0.0))
 
 
+class ClientPool(Pool):
+    """The threads for ServeClient. gRPC has a thread wait for the message of its call. Here the message comes first,
+    taken in by gRPC's own thread, and only then the call gets one: a hand-over less, and who calls and says nothing
+    occupies no thread. Where gRPC's objects are not as expected, all is as gRPC has it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        is_call = len(args) == 7 and args[0] is _answer_in_pool and not kwargs
+        if is_call and receive_once(args[1], lambda data: self._received(data, fn, args)):
+            with self._idle:
+                self.calls += 1
+            return Future()
+        return super().submit(fn, *args, **kwargs)
+
+    def _received(self, data: bytes | None, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        method, event, state, behavior, wait_for_message, *rest = args
+        # Without a message the call has come to its end, and gRPC knows what is to be said then.
+        take_message = wait_for_message if data is None else lambda: data
+        with suppress(RuntimeError):  # the process is ending
+            super().submit(fn, method, event, state, behavior, take_message, *rest)
+        self.end()
+
+
 class _Admission(grpc.ServerInterceptor):
     """Refuses clients' calls while there are too many. Runs in gRPC's own thread, before the call is queued."""
 
@@ -149,7 +173,7 @@ class Server:
         peers = max(peers, _PEERS_AT_LEAST)  # there may come more
         # Each peer may have two streams and as many calls of the other kinds open.
         self._peer_pool = Pool("peer", 4 * peers + 2)
-        self._client_pool = Pool("client", limits.client_threads)
+        self._client_pool = ClientPool("client", limits.client_threads)
         self._stream_pool = Pool("stream", limits.max_streams)
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
         self._streams: set[ClientStream] = set()

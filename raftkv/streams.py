@@ -137,6 +137,24 @@ class Answers:
             self._start(data)
 
 
+def receive_once(rpc_event: Any, received: Callable[[bytes | None], None]) -> bool:
+    """At a server: have the first message of a call handed over by gRPC's thread, or None if there is none. Whether
+    this gRPC lets that be; if not, nothing has been done. `received` must neither wait nor raise."""
+
+    def arrived(event: Any) -> tuple[None, tuple[()]]:
+        received(event.batch_operations[0].message())
+        return None, ()
+
+    call: Any = getattr(rpc_event, "call", None)
+    if not hasattr(call, "start_server_batch") or not hasattr(cygrpc, "ReceiveMessageOperation"):
+        return False
+    try:
+        call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), arrived)
+    except ValueError:  # the call has ended
+        return False
+    return True
+
+
 class _Transfer(Protocol):
     def send(self, data: bytes) -> None: ...
     def receive(self, received: Callable[[bytes], None]) -> None: ...

@@ -130,6 +130,37 @@ def test_a_peer_is_answered_while_the_others_wait_for_their_answers() -> None:
         assert all(call.result().success for call in calls)
 
 
+def test_calls_whose_message_never_comes_take_no_thread() -> None:
+    with fake_node(ROOMY, client_threads=2) as node:
+        node.host.has_lease = True
+        node.host.machine.apply(Entry(1, 1, EntryKind.TEXT, b"SET k v"))
+        silence = threading.Event()
+
+        def say_nothing() -> Iterator[bytes]:
+            silence.wait(30)
+            yield from ()
+
+        begin: Any = node.channel.stream_unary("/RaftNode/ServeClient")
+        silent = [begin.future(say_nothing()) for _ in range(10)]
+        wait_until(lambda: node.server._client_pool.calls == 10, "the calls are there")
+        assert node.serve(request="GET k").data == "v"
+        silent.pop().cancel()
+        wait_until(lambda: node.server._client_pool.calls == 9, "who has gone counts no more")
+        silence.set()
+        for call in silent:
+            assert call.exception().code() is grpc.StatusCode.UNIMPLEMENTED
+        wait_until(lambda: node.server._client_pool.calls == 0, "nor does who has ended without a word")
+
+
+def test_a_call_is_served_the_same_where_its_message_can_only_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "cygrpc", None)
+    with fake_node(ROOMY) as node:
+        node.host.has_lease = True
+        node.host.machine.apply(Entry(1, 1, EntryKind.TEXT, b"SET k v"))
+        assert node.serve(request="GET k").data == "v"
+        wait_until(lambda: node.server._client_pool.calls == 0, "it has ended")
+
+
 def test_no_thread_waits_for_a_write() -> None:
     """This is also the test that notices if gRPC should no more let a method leave before it has answered."""
     with fake_node(replace(ROOMY, max_waiting_bytes=1 << 20), client_threads=2, max_waiting_calls=1000) as node:
