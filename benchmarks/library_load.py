@@ -1,6 +1,6 @@
 """`benchmarks.load` as a program that uses our library has it: the library is imported first, and sets gRPC up.
 
-The loads of others, and plain ServeClient calls, have gRPC as it is.
+In a run of scripts/bench.py all processes inherit the variable that this sets, the bare echo's and the others' too.
 """
 
 from __future__ import annotations
