@@ -42,6 +42,7 @@ class Leader:
         self.lost: list[int] = []
         self.notes: list[str] = []
         self.bugs: list[BaseException] = []
+        self.gates: list[Gate] = []
         self.term = 1
         self.time = 0.0
         self.storage = MemoryStorage()
@@ -64,6 +65,11 @@ class Leader:
     def now(self) -> float:
         return self.time
 
+    def put_gate_before(self, storage: MemoryStorage) -> Gate:
+        """Of the follower's disk; it is opened when all is over."""
+        self.gates.append(Gate(storage))
+        return self.gates[-1]
+
     def send(self, peer: int = 1) -> None:
         self.senders.send(InstallSnapshot(2, peer, self.term, SNAPSHOT))
 
@@ -83,13 +89,15 @@ def two_nodes(data: bytes = DATA) -> Iterator[tuple[Leader, FakeNode]]:
     with fake_node() as node:
         leader = Leader(node.address, data)
         yield leader, node
+        for gate in leader.gates:
+            gate.open(CHUNKS)  # whoever waits there still would wait in vain
         leader.senders.close()
         wait_until(lambda: not leader.senders._under_way, "all transfers have ended")
         assert leader.bugs == node.bugs == []
 
 
 class Gate:
-    """A disk that writes only as many chunks as the test has let through."""
+    """A disk that writes only as many chunks as the test has let through; all, once the test is over."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self.let_through = threading.Semaphore(0)
@@ -160,7 +168,7 @@ def test_nothing_is_sent_that_the_follower_would_not_want(why: str) -> None:
 
 def test_what_is_under_way_is_not_begun_twice() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         leader.send()
         gate.open(1)
         wait_until(lambda: gate.written, "the transfer is under way")
@@ -174,7 +182,7 @@ def test_what_is_under_way_is_not_begun_twice() -> None:
 
 def test_only_so_many_followers_at_a_time() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         members = {member: node.address for member in range(1, 9) if member != 2} | {2: "two:2"}
         leader.membership = Membership(2, members, b"c" * 16)
         for peer in [1, 3, 4][:MAX_TRANSFERS]:
@@ -192,7 +200,7 @@ def test_only_so_many_followers_at_a_time() -> None:
 
 def test_half_a_transfer_does_nothing_and_the_next_one_goes_on_from_there() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         leader.send()
         gate.open(6)
         wait_until(lambda: gate.written == 6, "half of it is there")
@@ -213,7 +221,7 @@ def test_half_a_transfer_does_nothing_and_the_next_one_goes_on_from_there() -> N
 
 def test_half_a_transfer_is_thrown_away_once_the_follower_has_got_it_by_other_ways() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         leader.send()
         gate.open(2)
         wait_until(lambda: gate.written == 2, "some of it is there")
@@ -225,6 +233,7 @@ def test_half_a_transfer_is_thrown_away_once_the_follower_has_got_it_by_other_wa
         gate.open(1)
         [throw_away] = asides
         throw_away()
+        gate.open(CHUNKS)
         leader.wait()
 
         assert leader.lost == [1]
@@ -243,7 +252,7 @@ def test_a_follower_that_is_not_there_is_soon_known_to_be_lost() -> None:
 
 def test_a_follower_that_dies_in_the_middle_is_soon_known_to_be_lost() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         leader.send()
         gate.open(2)
         wait_until(lambda: gate.written == 2, "the transfer is under way")
@@ -256,7 +265,7 @@ def test_a_follower_that_dies_in_the_middle_is_soon_known_to_be_lost() -> None:
 
 def test_a_leader_that_stops_gives_up() -> None:
     with two_nodes() as (leader, node):
-        gate = Gate(node.storage)
+        gate = leader.put_gate_before(node.storage)
         leader.send()
         gate.open(1)
         wait_until(lambda: gate.written, "the transfer is under way")
