@@ -81,8 +81,8 @@ class NodeConfig:
     max_state_bytes: int = _setting(2048 * _MIB, 0, 1024 * 1024 * _MIB, "bytes")
 
     # Storage
-    segment_bytes: int = _setting(8 * _MIB, 4096, 1024 * _MIB, "bytes")
-    snapshot_log_bytes: int = _setting(16 * _MIB, 4096, 1024 * 1024 * _MIB, "bytes")
+    segment_bytes: int = _setting(12 * _MIB, 4096, 1024 * _MIB, "bytes")
+    snapshot_log_bytes: int = _setting(24 * _MIB, 4096, 1024 * 1024 * _MIB, "bytes")
     snapshot_log_entries: int = _setting(1_000_000, 1, 1_000_000_000_000, "entries")
     kept_log_bytes: int = _setting(8 * _MIB, 1, 1024 * 1024 * _MIB, "bytes")
 

@@ -37,7 +37,7 @@ _ENTRY_BYTES: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPolicy:
-    log_bytes: int = 16 << 20
+    log_bytes: int = 24 << 20
     """How much the log grows before the state is saved again."""
     log_entries: int = 1_000_000
     """The same, in entries: whichever comes first."""

@@ -55,7 +55,7 @@ from raftkv.snapshot_file import SnapshotFile, check_snapshot, is_snapshot, new_
 
 __all__ = ["Identity", "LogStorage", "Storage", "StorageError"]
 
-SEGMENT_BYTES: Final = 8 * 2**20
+SEGMENT_BYTES: Final = 12 * 2**20
 FILL_BYTES: Final = 2**18
 """Twice as much saves little more, and is felt by the write that has to do it."""
 CACHE_BYTES: Final = 16 * 2**20
