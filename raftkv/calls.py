@@ -107,13 +107,18 @@ class BlockingCall(Call):
         return self.result_of(self._answer)
 
 
+_MAKING: Final = threading.Lock()
+"""Held for a moment by whoever makes a LeanFuture's condition, or settles one that has none."""
+
+
 class LeanFuture(Future[Any]):
     """A `concurrent.futures.Future` that makes its lock only when somebody waits for it.
 
     Hundreds of thousands of futures a second are made here, most of which nobody ever waits for: they have a callback,
     or are looked at when they are done. The lock with its condition is half the price of a future, and most of what the
-    garbage collector has to do. Without it, what has to be atomic is an assignment, or taking one item off a list; the
-    state is written before it is looked whether somebody waits, and who waits does it the other way round.
+    garbage collector has to do. One lock that all of them share, `_MAKING`, decides which comes first: that the future
+    is done, which then everybody sees who waits, or that it gets a condition, under which alone it can be done from then
+    on. `concurrent.futures.wait` looks at the state twice, and returns too early if that changes in between.
     """
 
     def __init__(self) -> None:
@@ -127,7 +132,8 @@ class LeanFuture(Future[Any]):
         if name == "_waiters":
             return self.__dict__.setdefault("_waiters", [])
         if name == "_condition":
-            return self.__dict__.setdefault("_condition", threading.Condition())
+            with _MAKING:
+                return self.__dict__.setdefault("_condition", threading.Condition())
         raise AttributeError(name)
 
     def done(self) -> bool:
@@ -146,9 +152,13 @@ class LeanFuture(Future[Any]):
     def settle(self, result: Any, exception: BaseException | None) -> None:
         """`set_result` or `set_exception`. Once."""
         self._result, self._exception = result, exception
-        self._state = FINISHED
-        if "_condition" in self.__dict__:
+        with _MAKING:
+            somebody_waits = "_condition" in self.__dict__
+            if not somebody_waits:
+                self._state = FINISHED
+        if somebody_waits:
             with self._condition:
+                self._state = FINISHED
                 for waiter in self._waiters:
                     (waiter.add_result if exception is None else waiter.add_exception)(self)
                 self._condition.notify_all()

@@ -558,7 +558,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=_directory, help="where this node keeps its data (default: data/node-<id>)")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=__version__)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # options may stand before the addresses too
 
 
 def _complain(error: Exception, status: int) -> int:

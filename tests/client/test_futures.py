@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import raftkv.pipeline
+from raftkv.calls import LeanFuture
 from raftkv.client import Client, NotApplied, OutcomeUnknown
 from raftkv.operations import Code
 from tests.client.fake_cluster import FakeCluster, hang_undone, wait_for
@@ -167,3 +168,16 @@ def test_many_threads_have_their_own_results(cluster: FakeCluster, client: Clien
     codes = [op.code for a in cluster.arrived for op in a.batch.operations]
     assert codes.count(Code.SET_IF_ABSENT) == 320
     assert len(cluster.arrived) < 320
+
+
+def test_a_future_that_somebody_looks_at_is_not_done_in_between() -> None:
+    """`concurrent.futures.wait` holds the conditions while it looks at the states, twice: one that changed in between
+    would be counted wrongly, and the wait be over too early."""
+    future = LeanFuture()
+    with future._condition:
+        settling = threading.Thread(target=future.settle, args=("answer", None))
+        settling.start()
+        settling.join(0.1)
+        assert not future.done()
+    settling.join()
+    assert future.result() == "answer"
