@@ -112,6 +112,8 @@ class Raft:
         self.lease: Grant | None = None
         """The lease under which reads may be served right now; None without one. Replaced, never changed in place, so
         that it can be read without the turn."""
+        self._is_founder = me in configuration.members
+        """Else it has joined a cluster that ran already, and there may have been another one with its id before."""
         self._hard_state = hard_state
         self._durable_hard_state = hard_state
         self._promises = Promises(config.clock_drift)
@@ -384,9 +386,24 @@ class Raft:
     def _may_stand(self) -> bool:
         """Whether it has a vote; or had one until its removal, if that is not committed yet: there may be nobody else
         who can win (diss. 4.2.2). Its own vote does not count then."""
-        if self.me in self.configuration.voters:
-            return True
-        return self.is_changing and self.me in self.log.configurations.previous.voters
+        return any(self.me in c.voters and self._is_meant_by(c) for c in self._configurations_in_question())
+
+    def _has_vote(self) -> bool:
+        """Whether it may vote; by what configuration, only the candidate knows (diss. 4.1).
+
+        Who belongs to nothing yet may have belonged here before, and have lost what it has acknowledged and voted then.
+        Nobody needs its vote: by the time that it counts, the log tells that it is a member."""
+        return any(self._is_meant_by(c) for c in self._configurations_in_question())
+
+    def _configurations_in_question(self) -> list[Configuration]:
+        """The latest configuration; and the one before, to which it may go back."""
+        return [self.configuration, *([self.log.configurations.previous] if self.is_changing else [])]
+
+    def _is_meant_by(self, configuration: Configuration) -> bool:
+        """Whether this very member belongs to it. The front of its log may tell of a time at which somebody with the
+        same id was a founding member, whose disk is lost: if several that are added again, and have no more of the log
+        yet, took that for themselves, they could elect a leader who lacks what has been committed since."""
+        return self._is_founder or self.me in dict(configuration.joined)
 
     def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
         if not is_majority(self.configuration.voters, pre_candidate.granted_by):
@@ -404,9 +421,7 @@ class Raft:
             self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote, released=released))
 
     def _handle_request_vote(self, request: RequestVote) -> None:
-        # Whoever belongs to nothing yet may have belonged here before, and have lost what it has voted then. Nobody
-        # needs its vote: by the time that it counts, the log tells who is a member.
-        up_to_date = request.last >= self.log.last and bool(self.configuration.members)
+        up_to_date = request.last >= self.log.last and self._has_vote()
         if request.pre_vote:
             granted = request.term > self.current_term and up_to_date and not self._hears_a_leader()
             term = request.term if granted else self.current_term
@@ -527,7 +542,7 @@ class Raft:
 
     def _handle_timeout_now(self, request: TimeoutNow) -> None:
         follows = isinstance(self.role, Follower) and self.role.leader_id == request.sender
-        accepted = follows and self.me in self.configuration.voters
+        accepted = follows and self.me in self.configuration.voters and self._is_meant_by(self.configuration)
         if accepted:
             self._note(f"is to take over from node {request.sender}, the leader of term {request.term}")
             self._start_election(released=Leadership(request.sender, request.term))
@@ -570,7 +585,7 @@ class Raft:
         if follower.leader_id != request.sender:
             follower.leader_id = request.sender
             self._note(f"follows {request.sender}, the leader of term {self.current_term}")
-        if not self.configuration.members and not self.voted_for:
+        if not self._has_vote() and not self.voted_for:
             # As above: it must not vote for another in this term, in which its earlier self may have elected this one.
             self._hard_state = replace(self._hard_state, voted_for=request.sender)
         follower.leader_heard_at = self._now

@@ -139,13 +139,13 @@ MEMBERSHIP = [
     Mutant(
         "a member that is being removed does not stand for election",
         (),
-        (Patch(_CORE, "Raft._may_stand", "self.is_changing and ", "False and "),),
+        (Patch(_CORE, "Raft._configurations_in_question", "if self.is_changing else", "if False else"),),
         _RULES,
     ),
     Mutant(
         "a removed member goes on standing for election",
         (),
-        (Patch(_CORE, "Raft._may_stand", "self.is_changing and ", ""),),
+        (Patch(_CORE, "Raft._configurations_in_question", "if self.is_changing else", "if True else"),),
         _RULES,
     ),
     Mutant(
@@ -188,13 +188,26 @@ MEMBERSHIP = [
     Mutant(
         "a member that belongs to nothing yet votes",
         (),
-        (Patch(_CORE, "Raft._handle_request_vote", " and bool(self.configuration.members)", ""),),
+        (Patch(_CORE, "Raft._handle_request_vote", " and self._has_vote()", ""),),
+        _RULES,
+    ),
+    Mutant(
+        "a newcomer takes a founding member with its id for itself",
+        (46,),
+        (
+            Patch(
+                _CORE,
+                "Raft._is_meant_by",
+                "self._is_founder or self.me in dict(configuration.joined)",
+                "bool(configuration.members)",
+            ),
+        ),
         _RULES,
     ),
     Mutant(
         "a newcomer may vote in the term of its first leader",
         (),
-        (Patch(_CORE, "Raft._follow", "if not self.configuration.members and not self.voted_for:", "if False:"),),
+        (Patch(_CORE, "Raft._follow", "if not self._has_vote() and not self.voted_for:", "if False:"),),
         _RULES,
     ),
     Mutant(

@@ -12,7 +12,7 @@ in `events`, in order; what it sends is also returned by each input:
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,9 +59,10 @@ def entries(terms: Sequence[int], first: int = 1) -> list[Entry]:
     return [Entry(i, term, EntryKind.TEXT, b"SET k%d %d" % (i, term)) for i, term in enumerate(terms, first)]
 
 
-def members_entry(index: int, *voters: int, term: int) -> Entry:
-    """An entry that makes these the voters."""
-    payload = encode_configuration(Configuration(frozenset(voters)))
+def members_entry(index: int, *voters: int, term: int, joined: Mapping[int, int] | None = None) -> Entry:
+    """An entry that makes these the voters. `joined`: which entry has brought in those who are no founding members."""
+    configuration = Configuration(frozenset(voters), joined=tuple(sorted((joined or {}).items())))
+    payload = encode_configuration(configuration)
     return Entry(index, term, EntryKind.CONFIGURATION, payload)
 
 

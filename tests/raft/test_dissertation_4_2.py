@@ -5,12 +5,14 @@ Each test quotes its rule, and has three parts: init, test, check. (4.2.3 has it
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.configuration import Add, Promote, Remove
 from raftkv.raft.core import Config
-from raftkv.raft.messages import AppendEntries, RequestVoteReply, TimeoutNow
+from raftkv.raft.messages import AppendEntries, RequestVote, RequestVoteReply, TimeoutNow
 from raftkv.raft.types import NOBODY
 from raftkv.replica import Applied, NotLeader
 from tests.raft.lone import DEFAULTS, Lone, at, members_entry, only
@@ -144,15 +146,65 @@ def test_a_member_that_belongs_to_nothing_yet_has_no_vote() -> None:
 
 
 def test_once_it_has_followed_a_leader_it_votes_for_nobody_else_in_that_term() -> None:
-    """The same, when its log tells it of a time at which its earlier self was a member."""
+    """The same, when its log has told it that it is a member."""
     lone = newcomer()
-    lone.step(AppendEntries(2, 3, 5, at(0, 0), (members_entry(1, 1, 2, 3, term=1),), 0, 0, 1))
+    lone.step(AppendEntries(2, 3, 5, at(0, 0), (members_entry(1, 1, 2, 3, term=1, joined={3: 1}),), 0, 0, 1))
     lone.restart()
 
     [refused] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=5, last=at(9, 4))))
     [granted] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=6, last=at(9, 4))))
 
     assert (refused.granted, granted.granted) == (False, True)
+
+
+def test_a_newcomer_is_not_the_founding_member_that_had_its_id() -> None:
+    """The front of its log tells of that one, which has lost its disk: who has no more of the log neither votes nor
+    stands, not even after a restart."""
+    lone = newcomer()
+    lone.step(AppendEntries(2, 3, 5, at(0, 0), (members_entry(1, 1, 2, 3, term=1),), 0, 0, 1))
+    lone.restart()
+
+    replies = lone.step(
+        lone.vote_request(1, term=6, last=at(9, 4), pre_vote=True), lone.vote_request(1, term=6, last=at(9, 4))
+    )
+
+    assert [reply.granted for reply in only(RequestVoteReply, replies)] == [False, False]
+    assert only(RequestVote, lone.wait(10.0)) == []
+
+
+def test_newcomers_with_the_ids_of_founding_members_do_not_elect_each_other_by_the_front_of_their_log() -> None:
+    """Two of three are removed and added again with empty disks. When the leader goes they have no more of the log than
+    what names the founding members: they would be a majority of these, and know nothing of what is committed.
+    `Cluster` checks that nobody commits anything else."""
+    cluster = Cluster(3, config=Config(max_append_bytes=1, max_appends_in_flight=1), patience={1: 0.0})
+    leader = cluster.run_until_serving()
+    cluster.change(leader.id, Add(leader.id, "elsewhere"))  # a configuration with the founding members
+    assert cluster.run_until(lambda: not leader.raft.is_changing)
+    others = [id for id in cluster.members if id != leader.id]
+    for id in others:
+        cluster.remove(id)
+        cluster.crash(id)
+    cluster.write(leader.id, "SET key value")
+    newcomers = []
+    for id in others:
+        newcomers.append(cluster.join(id))
+        cluster.cut_between([leader.id], [id])
+        cluster.change(leader.id, Add(id, f"address of {id}"))
+    for newcomer in newcomers:
+        cluster.cut -= {(leader.id, newcomer.id), (newcomer.id, leader.id)}
+        cluster.run_until(partial(lambda raft: raft.configuration.voters == {1, 2, 3}, newcomer.raft))
+        cluster.cut_between([leader.id], [newcomer.id])
+        assert newcomer.raft.configuration.joined == ()
+    cluster.crash(leader.id)
+
+    cluster.run(10.0)
+    assert not any(newcomer.leads for newcomer in newcomers)
+
+    cluster.heal()
+    cluster.start(leader.id)
+    assert cluster.run_until(lambda: leader.raft.configuration.voters == {1, 2, 3})
+    cluster.run(3.0)
+    cluster.check_logs()
 
 
 # ---- 4.2.2: removing the current leader ------------------------------------------------------------------------------
