@@ -73,7 +73,9 @@ class Terminal:
 
     def _read(self, seconds: float) -> bool:
         """Take what appears within the time. False: nothing did, or the program has ended."""
-        if not select.select([self._fd], [], [], seconds)[0]:
+        poll = select.poll()  # not select: among many tests the descriptor may be above 1024
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(seconds * 1000):
             return False
         try:
             data = os.read(self._fd, 65536)

@@ -95,8 +95,13 @@ def test_a_node_that_is_told_to_stop_while_it_starts_stops_at_once(tmp_path: Pat
     ) as process:
         wait_until((tmp_path / "recovers").exists, "the long recovery")
         process.send_signal(number)
-        output, log = process.communicate(timeout=5)
+        output, log = process.communicate(timeout=20)
     assert (process.returncode, output, log) == (0, "", "")
+
+
+def test_options_may_stand_before_the_addresses() -> None:
+    arguments = node._parse_arguments(["1", "--log-level", "error", "h:1", "h:2", "--data-dir", "d", "h:3"])
+    assert (arguments.id, arguments.addresses) == (1, ["h:1", "h:2", "h:3"])
 
 
 def test_a_long_replay_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
