@@ -117,8 +117,8 @@ class LeanFuture(Future[Any]):
     Hundreds of thousands of futures a second are made here, most of which nobody ever waits for: they have a callback,
     or are looked at when they are done. The lock with its condition is half the price of a future, and most of what the
     garbage collector has to do. One lock that all of them share, `_MAKING`, decides which comes first: that the future
-    is done, which then everybody sees who waits, or that it gets a condition, under which alone it can be done from then
-    on. `concurrent.futures.wait` looks at the state twice, and returns too early if that changes in between.
+    is done, which then everybody sees who waits, or that it gets a condition, under which alone it can be done from
+    then on. `concurrent.futures.wait` looks at the state twice, and returns too early if that changes in between.
     """
 
     def __init__(self) -> None:
