@@ -138,3 +138,23 @@ def test_wrong_arguments_are_one_line_and_status_2(
     assert says in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["1", "--data-dir", "d", "h:1", "h:2"],
+        ["1", "h:1", "--data-dir", "d", "h:2"],
+        ["--data-dir", "d", "1", "h:1", "h:2"],
+        ["1", "h:1", "h:2", "--data-dir", "d"],
+    ],
+)
+def test_options_may_stand_anywhere(words: list[str]) -> None:
+    """scripts/cluster.py puts --data-dir between the id and the addresses."""
+    given = node._parse_arguments(words)
+    assert (given.id, given.addresses, given.data_dir) == (1, ["h:1", "h:2"], Path("d"))
+
+
+def test_the_members_to_ask_may_stand_before_another_option() -> None:
+    given = node._parse_arguments(["4", "--join", "h:1", "h:2", "--data-dir", "d"])
+    assert (given.addresses, given.join, given.data_dir) == ([], ["h:1", "h:2"], Path("d"))
