@@ -37,6 +37,8 @@ class Place:
     """That it listens on."""
     cluster_id: bytes = b""
     """Empty: not known yet."""
+    is_said: bool = False
+    """By the cluster, just now."""
 
 
 def find_place(member: int, known: Identity | None, addresses: Iterable[str]) -> Place:
@@ -66,4 +68,4 @@ def find_place(member: int, known: Identity | None, addresses: Iterable[str]) ->
             f"cannot join the cluster: node {member} is not one of its members ({listed}); add it first, with the "
             f"client's command ADD {member}=<host>:<port>"
         )
-    return Place(members[member], said.cluster_id)
+    return Place(members[member], said.cluster_id, is_said=True)

@@ -122,14 +122,18 @@ class RaftNode:
         fail: Fail,
         now: Callable[[], float] = clock.now,
         rng: random.Random | None = None,
+        is_placed: bool = False,
     ) -> None:
         """`machine` has been recovered from `storage` (`recover`), and `server` listens already. `fail` is called with
-        an exception that must stop the node, and had better not return."""
+        an exception that must stop the node, and had better not return. `is_placed`: the cluster has just said where
+        this node listens, so what its log says of that may be older."""
         identity = storage.identity
         me = identity.member_id
+        self._address = identity.address or identity.members[me]
+        """That it listens on."""
         self.membership = Membership(
             me,
-            {**identity.members, me: identity.address or identity.members[me]},
+            {**identity.members, me: self._address},
             identity.cluster_id,
             identity.incarnation,
             peers=identity.peers,
@@ -169,7 +173,7 @@ class RaftNode:
         """Made when there is something to send."""
         self._configuration: Configuration | None = None
         """What the membership has been made from."""
-        self._follow_configuration()
+        self._follow_configuration(is_placed)
 
     def start(self) -> None:
         """Answer calls, and take part in the cluster."""
@@ -259,17 +263,20 @@ class RaftNode:
             sender.introduce(self.membership)
         log.info("belongs to cluster %s", cluster_id.hex())
 
-    def _follow_configuration(self) -> None:
-        """Go by the latest configuration in the log: who the members are, and where."""
+    def _follow_configuration(self, is_placed: bool = False) -> None:
+        """Go by the latest configuration in the log: who the members are, and where; but not for where this one is, if
+        the cluster has just told it."""
         configuration = self._replica.raft.configuration
         if configuration is self._configuration:
             return
         self._configuration = configuration
         before, me = self.membership.addresses, self.membership.me
         addresses = dict(configuration.addresses)
-        if addresses.get(me, before[me]) != before[me]:
-            self._storage.remember_address(addresses[me])
-            log.warning("is to be reached at %s from now on: stop this node, and start it again", addresses[me])
+        address = addresses.get(me, before[me])
+        if address != before[me] and not is_placed:
+            self._storage.remember_address(address)
+            if address != self._address:
+                log.warning("is to be reached at %s from now on: stop this node, and start it again", address)
         joined = dict(configuration.joined)
         self.membership = replace(
             self.membership,
@@ -473,7 +480,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             cluster_id=place.cluster_id,
             address=place.address if members is None else "",
         )
-        node = RaftNode(config, storage, recover(storage, _Progress(name)), server, fail)
+        machine = recover(storage, _Progress(name))
+        node = RaftNode(config, storage, machine, server, fail, is_placed=place.is_said)
     except (CannotJoin, CannotListen, StorageError) as error:
         return _complain(error, 1)
     except Exception as error:

@@ -165,6 +165,11 @@ def check_directory(directory: str) -> None:
         raise Unusable(f"{directory}: {error.strerror}; name a new directory") from None
     if names:
         raise Unusable(f"{directory}: is not empty, it holds {min(names)!r}; name a new directory")
+    outer = os.path.dirname(os.path.abspath(directory))
+    while outer != os.path.dirname(outer):
+        if all(os.path.lexists(os.path.join(outer, name)) for name in (IDENTITY, METADATA)):
+            raise Unusable(f"{directory}: lies within the data directory of a node, {outer}; name another directory")
+        outer = os.path.dirname(outer)
     if os.path.lexists(directory + UNFINISHED_SUFFIX):
         raise Unusable(f"{directory + UNFINISHED_SUFFIX}: left over from a restore that did not end; remove it")
 

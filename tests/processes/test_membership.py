@@ -120,6 +120,7 @@ def test_a_member_moves_to_another_address(make_cluster: MakeCluster) -> None:
         client.set("k", "v")
         cluster.wait_caught_up()
         assert {m.id: m.address for m in client.members()}[moving.id] == address
+        assert "is to be reached at" not in moving.log, "it listens there already"
     check_logs(cluster)
 
 

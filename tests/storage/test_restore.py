@@ -305,6 +305,18 @@ def test_a_directory_of_an_earlier_version_will_do(admin: Admin, tmp_path: Path,
     assert opened("new", 2, {2: MEMBERS[2]})[1].get(b"greeting") is not None
 
 
+def test_nothing_is_made_within_the_directory_of_a_node(
+    admin: Admin, backup: Path, driver: Driver, tmp_path: Path
+) -> None:
+    survivor(tmp_path / "old", driver, commit_index=5)
+    before = contents(tmp_path / "old")
+    within = f"lies within the data directory of a node, {tmp_path / 'old'}; name another directory"
+    for name in ("old/new", "old/deep/new"):
+        assert within in admin.refused("force-new-cluster", "old", "--data-dir", name, CONFIRMATION)
+        assert within in admin.refused("restore", "backup", "1", *ADDRESSES, "--data-dir", name)
+    assert contents(tmp_path / "old") == before
+
+
 def test_a_directory_in_use_or_damaged_or_empty_is_refused(admin: Admin, driver: Driver, tmp_path: Path) -> None:
     survivor(tmp_path / "old", driver, commit_index=5)
     running = Storage(tmp_path / "old", member_id=2, members=MEMBERS)
