@@ -53,6 +53,11 @@ def make_backup(router: Router, path: str, timeout: float, progress: Progress) -
             f"{path} exists already: name another file, or remove it; nothing was done", "INVALID_ARGUMENT"
         )
     path = os.path.abspath(path)
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise WrongValue(
+            f"{directory} is no directory: make it, or name a file in another one; nothing was done", "INVALID_ARGUMENT"
+        )
     try:
         return _write(router, path, timeout, progress)
     except StorageError as error:

@@ -167,9 +167,16 @@ def test_a_file_that_exists_is_left_alone(client: Client, path: Path) -> None:
     assert path.read_text() == "the only copy"
 
 
-def test_a_place_that_can_not_be_written_to_is_named(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(NotApplied, match="No such file or directory"):
-        client.backup(tmp_path / "missing" / "backup")
+def test_a_place_that_can_not_be_written_to_is_named(client: Client, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(ValueError, match=f"{directory} is no directory: make it") as caught:
+            client.backup(directory / "backup")
+        assert isinstance(caught.value, NotApplied)
+        assert caught.value.code == "INVALID_ARGUMENT", "nothing is lost"
+    Path(f"{path}.part").mkdir()
+    with pytest.raises(NotApplied, match=r"\.part: Is a directory; no backup was made"):
+        client.backup(path)
 
 
 def test_a_path_of_another_type_is_refused(client: Client) -> None:
