@@ -21,7 +21,10 @@ from typing import Final, Protocol
 from raftkv.raft.log import LogStore
 from raftkv.raft.types import Entry, HardState, LogPosition, SnapshotMeta
 
-RESTORE: Final = "start this node from a copy made since it last stopped; if there is none, leave it stopped"
+RESTORE: Final = (
+    "start this node from a copy made since it last stopped; if there is none, leave it stopped, or give it an empty "
+    "directory after REMOVE and ADD"
+)
 """What a person can do about a directory that is damaged or incomplete. An older copy has forgotten votes and entries
 that this member has acknowledged: starting from it can lose what the cluster has acknowledged."""
 

@@ -302,23 +302,25 @@ class Membership:
             raise Stranger(f"{here} has no peer with id {claimed} in its list of members")
         if header.recipient and header.recipient != self.me:
             raise Stranger(f"this is {here}, not node {header.recipient}: check the order of the addresses")
-        if header.incarnation and self.has_lost_disk(claimed, header.incarnation):
-            mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
-            raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")
         if header.cluster_id and self.cluster_id:
             if header.cluster_id != self.cluster_id:
                 theirs, ours = header.cluster_id.hex()[:8], self.cluster_id.hex()[:8]
                 raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
         elif header.members_digest and self.digest and header.members_digest != self.digest:
-            raise Stranger(f"{here} was started with another list of members: {self._list_of_members()}")
+            raise Stranger(f"{here} {self._list_of_founders()}")
+        if header.incarnation and self.has_lost_disk(claimed, header.incarnation):
+            mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
+            raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")
 
     def has_lost_disk(self, peer: int, incarnation: bytes) -> bool:
         """Whether the peer, which has this disk, is known with another one (hazard 46)."""
         joined, known = self.peers.get(peer, (-1, b""))
         return joined == self.joined.get(peer, 0) and known != incarnation
 
-    def _list_of_members(self) -> str:
-        return ", ".join(f"{member}={address}" for member, address in sorted(self.addresses.items()))
+    def _list_of_founders(self) -> str:
+        founders = self.addresses if self.founders is None else self.founders
+        listed = ", ".join(f"{member}={address}" for member, address in sorted(founders.items()))
+        return f"was started with another list of members: {listed} (one that was added later is started with --join)"
 
 
 # ---- one sender a peer -----------------------------------------------------------------------------------------------

@@ -226,6 +226,24 @@ def test_another_list_of_members_is_refused_unless_both_know_that_they_are_of_on
             with_cluster(MEMBERS, mine).admit(request_from(moved))
 
 
+def test_the_list_that_is_named_is_the_one_that_counts_and_not_the_members_of_now() -> None:
+    grown = Membership(1, {1: "h:1", 2: "h:2", 4: "h:4"}, ONE, founders={1: "h:1", 2: "h:2"})
+    with pytest.raises(Stranger, match=r"another list of members: 1=h:1, 2=h:2 \(.*--join\)"):
+        grown.admit(request_from(Membership(4, {1: "h:1", 2: "h:2", 4: "h:4"})))
+
+
+def test_whoever_is_of_another_cluster_is_not_taken_for_a_member_without_its_disk() -> None:
+    """The mend of that would be to remove the member whose id it has."""
+    mine = Membership(1, MEMBERS.addresses, ONE, peers={2: (0, b"a" * 16)})
+    theirs = {1: "h:1", 2: "elsewhere:2", 3: "h:3"}
+    with pytest.raises(Stranger, match="another list of members"):
+        mine.admit(request_from(Membership(2, theirs, b"", b"b" * 16)))
+    with pytest.raises(Stranger, match="another cluster"):
+        mine.admit(request_from(Membership(2, theirs, OTHER, b"b" * 16)))
+    with pytest.raises(Stranger, match="another disk"):
+        mine.admit(request_from(Membership(2, MEMBERS.addresses, b"", b"b" * 16)))
+
+
 def test_who_is_no_member_yet_is_admitted_if_it_is_of_the_same_cluster() -> None:
     """Dissertation, 4.1: the log of one of the two may be behind. Only a cluster's id says so."""
     joiner = Membership(4, {4: "h:4"}, ONE, founders={})

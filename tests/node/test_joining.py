@@ -26,8 +26,8 @@ def known(member: int, address: str = "", cluster_id: bytes = CLUSTER) -> Identi
 def test_the_leader_says_where_a_node_belongs() -> None:
     with FakeCluster() as cluster:
         (asked,) = (member.address for member in cluster.members.values() if member.id == 2)
-        assert find_place(3, None, [asked]) == Place(cluster.members[3].address, CLUSTER)
-        assert find_place(3, known(3, "old:1"), [asked]) == Place(cluster.members[3].address, CLUSTER)
+        assert find_place(3, None, [asked]) == Place(cluster.members[3].address, CLUSTER, is_said=True)
+        assert find_place(3, known(3, "old:1"), [asked]) == Place(cluster.members[3].address, CLUSTER, is_said=True)
 
 
 def test_a_new_node_that_finds_no_leader_can_not_join() -> None:
