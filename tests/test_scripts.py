@@ -291,8 +291,8 @@ def test_after_ctrl_c_every_node_that_was_started_can_be_stopped(stopped: Clone)
             assert start.stderr.readline() == "starting nodes 1, 2 and 3\n"
             wait_until(partial(has_started, started), f"{started} nodes have been started")
             start.send_signal(signal.SIGINT)
-            assert "interrupted" in start.stderr.read()
-        assert start.returncode == 130
+            said = start.stderr.read()
+        assert start.returncode == (130 if "interrupted" in said else 0), "it may have been quicker than the signal"
         assert stopped.script("stop_cluster.sh").status == 0
         assert running() == 0
 

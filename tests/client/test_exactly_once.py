@@ -386,6 +386,7 @@ def test_a_write_begun_when_all_are_long_gone_is_definite(cluster: FakeCluster) 
         client.set("key", "0")
         for member in cluster.members.values():
             member.kill()
+        wait_until(lambda: client._pipeline._connection is None, "the client knows that its stream has ended")
         # What the client believed about the leader is older than it trusts in.
         client._router._heard -= 10
         with pytest.raises(NotApplied, match="no member answers"):

@@ -445,7 +445,7 @@ CLIENTS = [
             Patch(
                 "calls.py",
                 "LeanFuture.settle",
-                "self._result, self._exception = result, exception\nself._state = FINISHED",
+                "self._result, self._exception = result, exception",
                 "self._state = FINISHED\nself._invoke_callbacks()\nself._result, self._exception = result, exception",
             ),
         ),

@@ -230,10 +230,15 @@ def test_half_a_transfer_is_thrown_away_once_the_follower_has_got_it_by_other_wa
         node.receiver.committed(8, asides.append)
         assert asides == []
         node.receiver.committed(9, asides.append)
-        gate.open(1)
         [throw_away] = asides
-        throw_away()
-        gate.open(CHUNKS)
+        throwing_away = threading.Thread(target=throw_away)  # it waits for the chunk that is just being written
+        throwing_away.start()
+
+        def is_over() -> bool:
+            gate.open(1)
+            return not throwing_away.is_alive()
+
+        wait_until(is_over, "it has been thrown away")
         leader.wait()
 
         assert leader.lost == [1]

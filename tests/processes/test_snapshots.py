@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -91,13 +92,13 @@ def test_a_node_does_not_start_on_a_damaged_snapshot(make_cluster: MakeCluster) 
     cluster.start()
     overwrite(cluster, 2000)
     cluster[1].kill()
-    [path] = cluster[1].data_dir.glob("snapshot-*")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
+    for path in cluster[1].data_dir.glob("snapshot-*"):  # killed just then, it may not have removed the one before yet
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content))
     cluster[1].start(wait=False)
     finished = cluster[1].wait()
     assert finished.status == 1
     [line] = finished.stderr.splitlines()
-    assert f"{path.name}: damaged" in line
+    assert re.search(r"snapshot-[0-9]+: damaged", line)
     assert "start this node from a copy" in line
