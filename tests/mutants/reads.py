@@ -192,8 +192,8 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._handle_append_entries",
-                "self._follow(request)",
-                "self._follow(request if self.log.holds(request.prev) else replace(request, lease_duration_ms=0))",
+                "self._promise(request)",
+                "if self.log.holds(request.prev):\n    self._promise(request)",
             ),
         ),
         _RULES,

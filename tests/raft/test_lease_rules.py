@@ -127,6 +127,20 @@ def test_a_follower_puts_the_drift_on() -> None:
     assert reply.remaining_lease_ms in (440, 441)  # rounded up
 
 
+def test_a_follower_that_rejects_the_entries_has_promised_all_the_same() -> None:
+    """'It starts when the request that a quorum acknowledged was *sent*': a rejection acknowledges its round too."""
+    lone = Lone(config=Config(clock_drift=0.1), term=1)
+
+    [rejection] = lone.step(lone.append(2, prev=at(7, 1), lease_ms=400))
+    [reply] = lone.step(lone.vote_request(3, term=1))
+
+    assert isinstance(rejection, AppendEntriesReply)
+    assert not rejection.success
+    assert rejection.round > 0
+    assert isinstance(reply, RequestVoteReply)
+    assert reply.remaining_lease_ms in (440, 441)
+
+
 def elect_another_while_the_leader_is_stopped(
     drift: float, rate_of_the_leader: float, rate_of_the_others: float
 ) -> Cluster:
