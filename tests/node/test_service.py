@@ -304,6 +304,8 @@ def test_a_write_that_is_not_committed_in_time_is_unknown_too(fields: dict[str, 
         code, details = node.refusal(timeout=None, **fields)
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "unknown" in details
+        (write,) = node.host.writes
+        assert not write.caller.is_wanted(), "if it has not been proposed by now, it need not be"
 
 
 def test_the_clients_own_deadline_comes_first() -> None:

@@ -283,6 +283,19 @@ def test_who_asks_while_nobody_leads_is_told_so() -> None:
     assert written.outcome == read.outcome == NotLeader(0)
 
 
+def test_a_write_that_is_not_wanted_any_more_is_not_proposed() -> None:
+    """Its caller may repeat it elsewhere, and what it wrote before it may not have been carried out."""
+    lone = leading()
+    write, written = lone.write()
+    written.wanted = False
+    before = lone.replica.status().last_log_index
+
+    lone.turn(write)
+
+    assert written.outcome == NotLeader(1)
+    assert lone.replica.status().last_log_index == before
+
+
 def test_the_answers_are_those_of_the_operations_in_order() -> None:
     lone = leading(size=1)
     writes = [lone.write(command) for command in ("SETNX k 1", "SETNX k 2", "CAS k 1 3", "DEL missing", "garbage")]
