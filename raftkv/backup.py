@@ -21,8 +21,8 @@ import google_crc32c
 import grpc
 
 from raftkv.log_storage import SnapshotReader, StorageError
-from raftkv.replica import Input, NotLeader, Outcome, Query, Served
-from raftkv.service import Refusal, Slot
+from raftkv.replica import Input, NotLeader, Query, Served
+from raftkv.service import Refusal, WaitingCaller
 from raftkv.snapshots import SnapshotWanted
 from raftkv.wire import raft_pb2 as wire
 
@@ -75,7 +75,7 @@ class Backups:
 
     def _ask_index(self) -> int:
         """Up to where the log has been applied, asked as a linearizable read."""
-        caller = _Caller()
+        caller = WaitingCaller()
         self._host.bring(Query(lambda machine: machine.applied_index, caller))
         outcome = caller.slot.wait(self._timeout)
         if outcome is None:
@@ -98,19 +98,6 @@ def _pieces(reader: SnapshotReader) -> Iterator[wire.BackupReply]:
         yield wire.BackupReply(offset=offset, data=data, data_checksum=google_crc32c.value(data))
         # Rest for as long as that has taken, so that those who answer clients are not held up for long.
         time.sleep(min(time.perf_counter() - began, 0.05))
-
-
-class _Caller:
-    """Of the query (replica.Caller)."""
-
-    def __init__(self) -> None:
-        self.slot = Slot[Outcome]()
-
-    def is_wanted(self) -> bool:
-        return True
-
-    def answer(self, outcome: Outcome) -> None:
-        self.slot.answer(outcome)
 
 
 class _Awaited:

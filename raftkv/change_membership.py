@@ -14,24 +14,11 @@ import grpc
 
 from raftkv.config import ConfigError, parse_members
 from raftkv.raft.configuration import Add, Change, Remove
-from raftkv.replica import Applied, ConfigurationChange, NotLeader, Outcome, Refused, Unknown
-from raftkv.service import Refusal, Service, Slot, invalid, remaining_time
+from raftkv.replica import Applied, ConfigurationChange, NotLeader, Refused, Unknown
+from raftkv.service import Refusal, Service, WaitingCaller, invalid, remaining_time
 from raftkv.wire import raft_pb2 as wire
 
 _UNKNOWN: Final = "the change may have been made: MEMBERS tells"
-
-
-class _Waiting:
-    """A caller whose thread waits for the outcome."""
-
-    def __init__(self) -> None:
-        self.slot = Slot[Outcome]()
-
-    def is_wanted(self) -> bool:
-        return True
-
-    def answer(self, outcome: Outcome) -> None:
-        self.slot.answer(outcome)
 
 
 def change_membership(
@@ -40,7 +27,7 @@ def change_membership(
     """Answer the call. Raises Refusal."""
     change = _change_asked_for(request)
     remaining, longest = remaining_time(context), service.limits.call_timeout
-    waiting = _Waiting()
+    waiting = WaitingCaller()
     service.host.bring(ConfigurationChange(change, waiting))
     outcome = waiting.slot.wait(longest if remaining is None else min(remaining, longest))
     match outcome:

@@ -206,6 +206,19 @@ class Slot(Generic[Answer]):
         return self._answer if self._answered.acquire(timeout=max(timeout, 0.0)) else None
 
 
+class WaitingCaller:
+    """A caller (replica.Caller) whose thread waits for the outcome, in `slot`."""
+
+    def __init__(self) -> None:
+        self.slot = Slot[Outcome]()
+
+    def is_wanted(self) -> bool:
+        return True
+
+    def answer(self, outcome: Outcome) -> None:
+        self.slot.answer(outcome)
+
+
 _LEAST_BYTES: Final = 512
 """What a call takes that waits, however short it is."""
 
