@@ -8,12 +8,13 @@ them is for:
     peer_*           answer AppendEntries and RequestVote: bring the message, wait for the reply  \\
     client_*         take in ServeClient: check the request, bring it, leave                         server.py
     stream_*         read the requests of a client's stream and bring them                          |
-    aside_*          answer Status, and refuse calls when too many wait                            /
+    aside_*          answer Status                                                                 /
     overdue          ends clients' calls that wait for too long (service.py)
     transfer_<peer>  sends a peer a snapshot, while there is need (snapshot_sender.py)
     install_*        take in a leader's snapshot, and make a state machine of it (snapshot_receiver.py)
     snapshot         writes snapshots, and removes files that no longer count (snapshot_thread.py)
-    gRPC's own       one receives calls; one a peer brings the replies to our requests, while there are any
+    gRPC's own       one receives calls, and refuses those of clients when too many wait; one a peer brings the replies
+                     to our requests, while there are any
 
 None of them owns the replica: whoever brings an input takes the turn if it is free. Apart from the inbox, what threads
 share is small: slots for one answer each, the counters of the bounds, a peer's back-off; each has its own lock or is a

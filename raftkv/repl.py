@@ -473,7 +473,7 @@ def _greeting(rows: list[NodeStatus], timeout: float) -> str:
     answering = [row for row in rows if row.role != "unreachable"]
     leaders = [row for row in answering if row.role == "leader"]
     if not answering:
-        asked = ", ".join(row.address for row in rows)
+        asked = ", ".join(f"{row.address} ({row.error})" for row in rows)
         return f"raftkv {__version__}: no member answers at {asked}; each command will go on trying for {timeout:g} s."
     newest = max(leaders, key=lambda row: row.term, default=None)
     leader = f"member {newest.id} ({newest.address}) leads" if newest else "none leads yet"

@@ -121,7 +121,7 @@ class NodeStatus:
     """It leads and has committed in its term: reads and writes go through."""
     version: str = ""
     error: str = ""
-    """Why it is unreachable: a gRPC status."""
+    """Why it is unreachable: a gRPC status, or that its host's name can't be resolved."""
 
 
 class Member:
@@ -139,7 +139,7 @@ class Member:
         self.channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.stub = RaftNodeStub(self.channel)
         self.trouble = _NOT_ASKED
-        """The gRPC status with which it last failed to answer; empty if it answered."""
+        """Why it last failed to answer, as `NodeStatus.error`; empty if it answered."""
 
 
 class Router:
@@ -331,7 +331,7 @@ class Router:
     def _take_answer(self, member: Member, call: Any) -> StatusReply | None:
         code = call.code()
         if code is not grpc.StatusCode.OK:
-            member.trouble = code.name
+            member.trouble = _trouble(member.address, code, call.details() or "")
             return None
         reply: StatusReply = call.result()
         if not self._is_ours(reply):
@@ -369,6 +369,18 @@ class Router:
             new = [m for m in reply.members if m.id not in found and m.address not in addresses]
             if new and not self.closed.is_set():
                 self._members += tuple(Member(m.address, m.id) for m in new)
+
+
+def _trouble(address: str, code: grpc.StatusCode, details: str) -> str:
+    """Why a member has not answered. A slip in a host's name has no status of its own, only gRPC's words tell it from a
+    server that is down."""
+    host = address.rpartition(":")[0]
+    is_unknown = code is grpc.StatusCode.UNAVAILABLE and any(words in details.lower() for words in _UNKNOWN_HOST)
+    return f"cannot resolve {host}" if is_unknown else code.name
+
+
+_UNKNOWN_HOST: Final = ("address lookup failed", "dns resolution failed")
+"""The latter from older versions."""
 
 
 def _same_cluster(one: StatusReply, other: StatusReply) -> bool:

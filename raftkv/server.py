@@ -5,7 +5,7 @@
     client    ServeClient: the thread begins the work and leaves; the answer is sent by whoever has it; and
               TransferLeadership and ChangeMembership, which one thread may wait for
     stream    ServeClientStream: one thread each as long as it lasts
-    aside     Status; and telling a client that there is no room for its call
+    aside     Status
 
 gRPC's Python server hands every call to one pool, unless the method names its own: by an attribute that grpcio calls
 experimental (tests/node/ has the test that notices if it is ever dropped). `maximum_concurrent_rpcs` would not do, it
@@ -49,6 +49,9 @@ _answer_in_pool: Any = getattr(importlib.import_module("grpc._server"), "_stream
 
 SERVE_CLIENT: Final = "/RaftNode/ServeClient"
 SERVE_CLIENT_STREAM: Final = "/RaftNode/ServeClientStream"
+STATUS: Final = "/RaftNode/Status"
+TRANSFER_LEADERSHIP: Final = "/RaftNode/TransferLeadership"
+CHANGE_MEMBERSHIP: Final = "/RaftNode/ChangeMembership"
 _ASIDE_THREADS: Final = 2
 _PEERS_AT_LEAST: Final = 8
 _KEEPALIVE_MS: Final = 10_000
@@ -138,15 +141,25 @@ class ClientPool(Pool):
         self.end()
 
 
+class _OnTheSpot(ThreadPoolExecutor):
+    """No pool at all: what it is given is done by the thread that gives it, and is not to wait. For a refusal must not
+    queue in its turn: those who are refused may be as many as like."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        fn(*args, **kwargs)
+        return Future()
+
+
 class _Admission(grpc.ServerInterceptor):
     """Refuses clients' calls while there are too many. Runs in gRPC's own thread, before the call is queued."""
 
-    def __init__(self, aside: Pool, bounds: dict[str, tuple[Pool, int, str]]) -> None:
+    def __init__(self, bounds: dict[str, tuple[Pool, int, str]]) -> None:
         """`bounds`: for a method, its pool, how many calls there may be, and what to say to one more."""
         self._bounds = bounds
         # Whatever the method takes, a refusal does not wait for a client's message: it might never come.
+        on_the_spot = _OnTheSpot(1)
         self._refusals: dict[str, Any] = {
-            method: grpc.stream_stream_rpc_method_handler(_in_pool(aside, _refuse_with(details)))
+            method: grpc.stream_stream_rpc_method_handler(_in_pool(on_the_spot, _refuse_with(details)))
             for method, (_, _, details) in bounds.items()
         }
 
@@ -185,17 +198,18 @@ class Server:
         """As above."""
         self._stopped = threading.Event()
         calls, streams = limits.max_waiting_calls, limits.max_streams
+        too_many_calls = f"{calls} calls wait already (MAX_WAITING_CALLS)"
+        too_many_streams = f"{streams} clients are connected already (MAX_CLIENT_STREAMS)"
         bounds = {
-            SERVE_CLIENT: (self._client_pool, calls, f"{calls} calls wait already (MAX_WAITING_CALLS)"),
-            SERVE_CLIENT_STREAM: (
-                self._stream_pool,
-                streams,
-                f"{streams} clients are connected already (MAX_CLIENT_STREAMS)",
-            ),
+            SERVE_CLIENT: (self._client_pool, calls, too_many_calls),
+            SERVE_CLIENT_STREAM: (self._stream_pool, streams, too_many_streams),
+            TRANSFER_LEADERSHIP: (self._client_pool, calls, too_many_calls),
+            CHANGE_MEMBERSHIP: (self._client_pool, calls, too_many_calls),
+            STATUS: (self._aside_pool, calls, too_many_calls),
         }
         self._server = grpc.server(
             self._client_pool,
-            interceptors=[_Admission(self._aside_pool, bounds)],
+            interceptors=[_Admission(bounds)],
             options=[
                 # gRPC's default lets a second server share the port, and the calls (hazard 57).
                 ("grpc.so_reuseport", 0),
@@ -441,7 +455,7 @@ def _replace_stream(latest: dict[int, grpc.ServicerContext], peer: int, context:
         older.cancel()
 
 
-def _in_pool(pool: Pool, method: Callable[..., Any]) -> Callable[..., Any]:
+def _in_pool(pool: ThreadPoolExecutor, method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, with the mark by which grpcio runs it in a pool of its own."""
 
     def run(request: bytes, context: grpc.ServicerContext) -> Any:

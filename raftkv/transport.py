@@ -96,6 +96,9 @@ def entry_from_wire(entry: wire.LogEntry, index: int) -> Entry:
 
 _MAX_COUNT: Final = 1 << 62
 MAX_LEASE_MS: Final = 3_600_000
+"""The longest lease that a leader asks for: the largest LEASE_DURATION of config.ini."""
+MAX_REMAINING_LEASE_MS: Final = 5_400_001
+"""The most that can be left of a promise: that lease, longer by the largest CLOCK_DRIFT (a half), and rounded up."""
 
 # ---- requests --------------------------------------------------------------------------------------------------------
 
@@ -235,6 +238,9 @@ def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
         )
     if isinstance(reply, wire.TimeoutNowReply):
         return TimeoutNowReply(sender, me, reply.term, reply.accepted)
+    if reply.remaining_lease > MAX_REMAINING_LEASE_MS:
+        # A vote like that is worse than none: the new leader would wait for so long before it does anything.
+        raise Malformed(f"nobody has promised a leader a lease with {reply.remaining_lease} ms left")
     granted, incarnation = reply.vote_granted, reply.incarnation
     return RequestVoteReply(
         sender, me, reply.term, granted, reply.pre_vote, reply.remaining_lease, incarnation=incarnation

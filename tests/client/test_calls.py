@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import Future
+from typing import Any
 
 import grpc
 import pytest
@@ -70,6 +72,22 @@ def test_a_value_too_large_for_the_server_is_refused_at_once(cluster: FakeCluste
     with pytest.raises(WrongValue, match=r"larger than max .*; the write was not applied"):
         client.set("key", bytes(9 << 20))
     assert client.keys() == []
+
+
+def test_what_grpc_itself_finds_too_large_is_a_wrong_argument_of_that_call_and_of_no_other(client: Client) -> None:
+    """It ends the stream, on which others are under way, with RESOURCE_EXHAUSTED. (A client that knows nothing but the
+    wire sees that status, which means too that nothing has been done.)"""
+    before = [client.set_async(f"key {i}", "value") for i in range(3)]
+    value = bytes(9 << 20)
+    too_large: list[Future[Any]] = [client.set_async("key", value), client.get_async(value), client.keys_async(value)]
+    after = [client.set_async(f"later key {i}", "value") for i in range(3)]
+    for future in too_large:
+        with pytest.raises(WrongValue, match="larger than max") as caught:
+            future.result(10)
+        assert caught.value.code == "INVALID_ARGUMENT"
+    for future in [*before, *after]:
+        future.result(10)
+    assert len(client.keys()) == 6
 
 
 # ---- status ----------------------------------------------------------------------------------------------------------

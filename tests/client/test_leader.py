@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from raftkv.client import Client, NotApplied
+from raftkv.routing import _trouble
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
     FakeCluster,
@@ -256,6 +257,31 @@ def test_without_a_server_the_failure_is_definite_and_in_time() -> None:
             client.get("key")
         assert time.monotonic() - start < 2.5
     assert caught.value.code == "UNAVAILABLE"
+
+
+def test_a_slip_in_a_hosts_name_does_not_look_like_a_server_that_is_down() -> None:
+    with Client(["no-such-host.invalid:50051"], timeout=2.0) as client:
+        wait_until(
+            lambda: [row.error for row in client.status()] == ["cannot resolve no-such-host.invalid"],
+            "the resolver to give up",
+            seconds=60,
+        )
+        with pytest.raises(NotApplied, match=r"no-such-host.invalid:50051 \(cannot resolve no-such-host.invalid\)"):
+            client.get("key")
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "says"),
+    [
+        ("UNAVAILABLE", "errors resolving a:1: [field:hostname lookup error:address lookup failed for a:1: ...", "a"),
+        ("UNAVAILABLE", "errors resolving a:1: [... error:Address lookup failed for a:1 os_error: Name or ...", "a"),
+        ("UNAVAILABLE", "DNS resolution failed for a:1: C-ares status is not ARES_SUCCESS qtype=A name=a ...", "a"),
+        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed ...", ""),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", ""),
+    ],
+)
+def test_what_versions_of_grpc_say_of_a_hosts_name_is_understood(code: str, details: str, says: str) -> None:
+    assert _trouble("a:1", grpc.StatusCode[code], details) == (f"cannot resolve {says}" if says else code)
 
 
 def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:

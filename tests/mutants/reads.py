@@ -226,6 +226,12 @@ READS = [
         ("tests/node/test_conversions.py",),
     ),
     Mutant(
+        "whatever a vote says is left of a promise is waited for",
+        (42,),
+        (Patch(_TRANSPORT, "reply_from_wire", "if reply.remaining_lease > MAX_REMAINING_LEASE_MS:", "if False:"),),
+        ("tests/node/test_conversions.py",),
+    ),
+    Mutant(
         "a restart forgets what was promised",
         (42,),
         (Patch(_CORE, "Raft.__init__", "if hard_state.longest_promise_ms:", "if False:"),),

@@ -69,6 +69,12 @@ SHARED = [
         _TEST_SERVER,
     ),
     Mutant(
+        "calls for the status are not limited",
+        (50,),
+        (Patch(_SERVER, "Server.__init__", "STATUS: (self._aside_pool, calls, too_many_calls),", ""),),
+        _TEST_SERVER,
+    ),
+    Mutant(
         "bytes that wait are not limited",
         (50,),
         (Patch(_SERVICE, "ByteBudget.take", "if self._used + amount <= self._limit:", "if True:"),),

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raftkv.config import NodeConfig
+from raftkv.raft.lease import Promises
 from raftkv.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -17,6 +19,7 @@ from raftkv.raft.messages import (
 from raftkv.raft.types import ORIGIN, Entry, EntryKind, Leadership, LogPosition
 from raftkv.transport import (
     MAX_LEASE_MS,
+    MAX_REMAINING_LEASE_MS,
     Malformed,
     Membership,
     Reply,
@@ -35,6 +38,7 @@ u64 = st.integers(0, 2**64 - 1)
 a_count = st.integers(0, 2**62)
 """A term, an index or a round, up to the largest that is believed."""
 a_lease = st.integers(0, MAX_LEASE_MS)
+what_is_left = st.integers(0, MAX_REMAINING_LEASE_MS)
 MEMBERS = Membership(1, {1: "h:1", 2: "h:2", 3: "h:3"})
 """Node 1's own view."""
 PEER = Membership(2, {1: "h:1", 2: "h:2", 3: "h:3"})
@@ -117,7 +121,7 @@ def test_append_entries_reply_survives_the_wire(message: AppendEntriesReply) -> 
     assert _through_the_wire(message) == message
 
 
-@given(st.builds(RequestVoteReply, st.just(2), st.just(1), a_count, st.booleans(), st.booleans(), u64))
+@given(st.builds(RequestVoteReply, st.just(2), st.just(1), a_count, st.booleans(), st.booleans(), what_is_left))
 def test_request_vote_reply_survives_the_wire(message: RequestVoteReply) -> None:
     assert _through_the_wire(message) == message
 
@@ -180,6 +184,25 @@ def test_a_number_that_no_cluster_can_have_reached_is_refused(field: str) -> Non
 def test_an_answer_with_an_impossible_term_is_refused() -> None:
     with pytest.raises(Malformed):
         reply_from_wire(wire.RequestVoteReply(term=2**63), sender=2, me=1)
+
+
+@pytest.mark.parametrize("remaining_ms", [MAX_REMAINING_LEASE_MS + 1, 2**64 - 1])
+def test_a_vote_after_which_a_leader_would_wait_for_ever_is_refused(remaining_ms: int) -> None:
+    reply = wire.RequestVoteReply(term=2, vote_granted=True, remaining_lease=remaining_ms)
+    with pytest.raises(Malformed, match=f"{remaining_ms} ms left"):
+        reply_from_wire(reply, sender=2, me=1)
+
+
+@given(st.floats(0, 1e9))
+def test_whatever_a_voter_may_be_asked_to_promise_its_vote_is_taken(now: float) -> None:
+    """The longest lease and the worst clock that config.ini allows."""
+    highest = {
+        name: NodeConfig.__dataclass_fields__[name].metadata["high"] for name in ("lease_duration", "clock_drift")
+    }
+    assert highest["lease_duration"] * 1000 == MAX_LEASE_MS
+    promises = Promises(highest["clock_drift"])
+    promises.promise(1, 1, MAX_LEASE_MS, now)
+    assert MAX_REMAINING_LEASE_MS - 1 <= promises.remaining_ms(now) <= MAX_REMAINING_LEASE_MS
 
 
 # ---- who may talk to whom (rule 11, hazard 52) -----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -211,6 +211,46 @@ def test_calls_beyond_those_that_may_wait_are_refused_before_anything_is_done() 
         assert all(call.result(timeout=10) for call in calls if call not in refused)
         wait_until(lambda: node.server._client_pool.calls == 0, "nobody waits any more")
         assert node.serve(request="SET k v").success
+
+
+def test_calls_for_the_status_beyond_those_that_may_wait_are_refused_and_the_others_answered() -> None:
+    """Hazard 50. The clients' calls are counted by themselves."""
+    with fake_node(ROOMY, max_waiting_calls=5) as node:
+        go_on, status = threading.Event(), node.host.status
+        node.host.status = lambda: go_on.wait(30) and status()  # type: ignore[method-assign, assignment, return-value]
+        calls = [node.begin("Status", wire.StatusRequest(), wire.StatusReply, timeout=20) for _ in range(20)]
+        wait_until(lambda: sum(call.done() for call in calls) == 15, "the refusals")
+        refused = [call for call in calls if call.done()]
+        assert {call.exception().code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert all("nothing has been done" in call.exception().details() for call in refused)
+        assert node.serve(request="SET k v").success
+        go_on.set()
+        assert all(call.result(timeout=10).role == "leader" for call in calls if call not in refused)
+        wait_until(lambda: node.server._aside_pool.calls == 0, "nobody waits any more")
+        assert node.call("Status", wire.StatusRequest(), wire.StatusReply).role == "leader"
+        assert not node.bugs
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type"),
+    [
+        ("TransferLeadership", wire.TransferLeadershipRequest),
+        ("ChangeMembership", wire.ChangeMembershipRequest),
+    ],
+)
+def test_whoever_asks_for_changes_of_the_cluster_has_no_more_room_than_others(
+    method: str, request_type: Callable[[], Any]
+) -> None:
+    """Hazard 50."""
+    with fake_node(ROOMY, max_waiting_calls=5) as node:
+        held = HeldWrites(node)
+        calls = begin_writes(node, 5)
+        wait_until(lambda: len(held.waiting) == 5, "they wait")
+        error = node.begin(method, request_type(), wire.StatusReply).exception()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "5 calls wait already" in error.details()
+        held.release()
+        assert all(call.result(timeout=10) for call in calls)
 
 
 def test_a_call_that_its_client_gives_up_in_the_queue_makes_room_again() -> None:
