@@ -119,6 +119,8 @@ def _take_lock(directory: str) -> Lock:
 def _identity_lines(identity: Identity) -> Iterator[str]:
     yield f"identity  node {identity.member_id}, incarnation {identity.incarnation.hex()}"
     yield f"          cluster {identity.cluster_id.hex() or 'not known yet'}"
+    if identity.joined:
+        yield f"          joined by entry {identity.joined}"
     for member, address in sorted(identity.members.items()):
         yield f"          member {member} at {address}"
 

@@ -46,6 +46,9 @@ class Identity:
     """16 random bytes, the same for all members; empty until this member has learned them."""
     address: str = ""
     """That this member listens on, if the configuration says so; empty: the one in `members`."""
+    joined: int = 0
+    """The index of the entry that had brought this member in when the directory was made: an earlier one brought in
+    somebody else, under the same id. 0: a founding member, or not known."""
     peers: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
     """Of each other member that has been heard of: the index of the entry that brought it in, and its incarnation. Who
     has another one under the same entry has lost its disk."""

@@ -29,8 +29,8 @@ from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState, LogPosition, 
 class MemoryStorage:
     """See `LogStorage`."""
 
-    def __init__(self, member_id: int = 1, members: Mapping[int, str] | None = None) -> None:
-        self.identity = Identity(member_id, dict(members or {member_id: "memory"}), incarnation=bytes(16))
+    def __init__(self, member_id: int = 1, members: Mapping[int, str] | None = None, joined: int = 0) -> None:
+        self.identity = Identity(member_id, dict(members or {member_id: "memory"}), bytes(16), joined=joined)
         self.hard_state = HardState()
         self.commit_index = 0
         self.snapshot: SnapshotMeta | None = None

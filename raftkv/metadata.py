@@ -101,6 +101,7 @@ def encode_identity(identity: Identity) -> bytes:
         "incarnation": identity.incarnation.hex(),
         "cluster_id": identity.cluster_id.hex(),
         "address": identity.address,
+        "joined": identity.joined,
         "peers": {str(member): [joined, disk.hex()] for member, (joined, disk) in identity.peers.items()},
     }
     return _encode("identity", fields)
@@ -114,7 +115,8 @@ def decode_identity(data: bytes, path: str) -> Identity:
         members={int(member): address for member, address in fields["members"].items()},
         incarnation=bytes.fromhex(fields["incarnation"]),
         cluster_id=bytes.fromhex(fields["cluster_id"]),
-        address=fields.get("address", ""),  # version 1 has neither
+        address=fields.get("address", ""),  # version 1 has none of these
+        joined=fields.get("joined", 0),
         peers={
             int(member): (joined, bytes.fromhex(disk)) for member, (joined, disk) in fields.get("peers", {}).items()
         },

@@ -285,10 +285,12 @@ class RaftNode:
             joined=joined,
             wiped=frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p)),
         )
-        for peer in list(self._senders):
+        for peer, sender in list(self._senders.items()):
             # Whoever has been removed is still told so, over the channel that is there.
             if peer in addresses and addresses[peer] != before.get(peer):
                 self._server.aside(self._senders.pop(peer).close)
+            else:
+                sender.introduce(self.membership)
 
     def _has_kept_disk(self, item: Input) -> bool:
         """Whether a message comes from the member that it was, with all that it has promised (hazard 46). Whoever is
@@ -480,6 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             segment_bytes=config.segment_bytes,
             cluster_id=place.cluster_id,
             address=place.address if members is None else "",
+            joined=place.joined,
         )
         machine = recover(storage, _Progress(name))
         node = RaftNode(config, storage, machine, server, fail, is_placed=place.is_said)

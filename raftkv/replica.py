@@ -202,7 +202,8 @@ class Replica:
         if machine.applied_index != storage.commit_index:
             raise ValueError(f"applied up to {machine.applied_index}, not to {storage.commit_index}, before the start")
         self.machine = machine
-        self.raft = core.Raft(config, me, configuration, storage, storage.hard_state, storage.commit_index, rng, now)
+        durable = storage.hard_state, storage.commit_index
+        self.raft = core.Raft(config, me, configuration, storage, *durable, rng, now, storage.identity.joined)
         self._snapshots = Snapshots(policy, storage, machine, self.raft, saver, note)
         self._storage = storage
         self._send = send

@@ -490,6 +490,7 @@ class Service:
     def status(self, _: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """What this member thinks of itself and of the cluster."""
         status, membership = self.host.status(), self.host.membership
+        joined = dict(status.configuration.joined)
         counts = self.host.count()
         return wire.StatusReply(
             id=membership.me,
@@ -506,6 +507,7 @@ class Service:
                     address=address,
                     is_learner=id in status.configuration.learners,
                     is_wiped=id in membership.wiped,
+                    joined=joined.get(id, 0),
                 )
                 for id, address in sorted(membership.addresses.items())
             ],

@@ -85,9 +85,11 @@ class Storage:
         incarnation: bytes | None = None,
         cluster_id: bytes = b"",
         address: str = "",
+        joined: int = 0,
     ) -> None:
         """Open the directory of member `member_id`, or make it. `members` are the founding members; None: the member
-        joins a cluster that runs already, `cluster_id`, and listens on `address`.
+        joins a cluster that runs already, `cluster_id`, and listens on `address`; if the directory is new, the entry at
+        `joined` has brought it in.
 
         `segment_bytes` is the size at which a new segment is begun, `fill_bytes` the room that a segment is given at a
         time, `cache_bytes` the size of the end of the log that is kept in memory. A new directory's `incarnation` is
@@ -110,7 +112,8 @@ class Storage:
         self._leftovers: deque[str] = deque()
         """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
         self._joins = members is None
-        wanted = Identity(member_id, dict(members or {}), incarnation or os.urandom(16), cluster_id, address)
+        incarnation = incarnation or os.urandom(16)
+        wanted = Identity(member_id, dict(members or {}), incarnation, cluster_id, address, joined)
         with ExitStack() as opened:
             opened.callback(self._take_lock().release)
             self.identity = self._read_or_create_identity(wanted)

@@ -289,6 +289,7 @@ class Membership:
             members_digest=self.digest,
             incarnation=self.incarnation,
             protocol=self.protocol,
+            recipient_joined=self.joined.get(recipient, 0),
         )
 
     def admit(self, request: WireRequest | wire.InstallSnapshotRequest) -> None:
@@ -314,6 +315,10 @@ class Membership:
                 raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
         elif header.members_digest and self.digest and header.members_digest != self.digest:
             raise Stranger(f"{here} {self._list_of_founders()}")
+        if header.recipient_joined and not self.cluster_id and self.digest:
+            # It knows nothing of the cluster, and would take the founding member that had its id for itself (rule 11).
+            what = f"{here} has been added to a cluster that ran already, but was started as a founding member"
+            raise Stranger(f"{what}: delete its directory, and start it with --join")
         if header.incarnation and self.has_lost_disk(claimed, header.incarnation):
             mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
             raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")

@@ -100,10 +100,12 @@ class Raft:
         committed_index: int,
         rng: random.Random,
         now: float,
+        joined: int = 0,
     ) -> None:
         """The member `me` as it starts from what is durable: `hard_state`, the log in `store`, and `committed_index`, a
         commit index that was true before the restart (0 is always safe). Entries up to it count as applied already.
-        `configuration`: the one that holds until the log, or the store's snapshot, says otherwise."""
+        `configuration`: the one that holds until the log, or the store's snapshot, says otherwise. `joined`: the index
+        of the entry that brought in a member which has joined a running cluster; 0: not known."""
         self.config = config
         self.me = me
         self.log = Log(store, committed_index, configuration)
@@ -112,8 +114,8 @@ class Raft:
         self.lease: Grant | None = None
         """The lease under which reads may be served right now; None without one. Replaced, never changed in place, so
         that it can be read without the turn."""
-        self._is_founder = me in configuration.members
-        """Else it has joined a cluster that ran already, and there may have been another one with its id before."""
+        self._joined = 0 if me in configuration.members else max(joined, 1)
+        """Who was brought in by an entry before this one had its id before it; 0: it is a founding member."""
         self._hard_state = hard_state
         self._durable_hard_state = hard_state
         self._promises = Promises(config.clock_drift)
@@ -400,10 +402,10 @@ class Raft:
         return [self.configuration, *([self.log.configurations.previous] if self.is_changing else [])]
 
     def _is_meant_by(self, configuration: Configuration) -> bool:
-        """Whether this very member belongs to it. The front of its log may tell of a time at which somebody with the
-        same id was a founding member, whose disk is lost: if several that are added again, and have no more of the log
-        yet, took that for themselves, they could elect a leader who lacks what has been committed since."""
-        return self._is_founder or self.me in dict(configuration.joined)
+        """Whether this very member belongs to it. The front of its log may tell of a time at which another had its id,
+        whose disk is lost: if several that are added again, and have no more of the log yet, took that for themselves,
+        they could elect a leader who lacks what has been committed since."""
+        return dict(configuration.joined).get(self.me, 0) >= self._joined
 
     def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
         if not is_majority(self.configuration.voters, pre_candidate.granted_by):
@@ -717,10 +719,10 @@ class Raft:
         leader = self.role
         if not isinstance(leader, Leader) or reply.sender not in leader.progress:
             return
-        if reply.round == 0:
-            return  # the answer to a request of an earlier term; nothing in it is about this one
-        leader.rounds.acknowledge(reply.sender, reply.round, self._now)
         progress = leader.progress[reply.sender]
+        if reply.round < progress.first_round:
+            return
+        leader.rounds.acknowledge(reply.sender, reply.round, self._now)
         if reply.success:
             self._take_match(leader, reply.sender, reply.match_index)
             self._promote_if_caught_up(leader, reply.sender)
@@ -783,6 +785,8 @@ class Raft:
         # the one before it, and any majority of either meets each of these; not so with a lease of two changes ago.
         self.lease = None
         self._renew_lease(leader)
+        if any(progress.first_round > leader.rounds.current for progress in leader.progress.values()):
+            self._begin_round(leader)
 
     def _promote_if_caught_up(self, leader: Leader, learner: int) -> None:
         """Give a learner its vote as soon as it would hold up nothing (diss. 4.2.1)."""

@@ -34,6 +34,9 @@ class Progress:
     """REPLICATE only: (last index, time sent) of the requests with entries that are not answered yet."""
     snapshot_index: int = 0
     """SNAPSHOT only: up to where the one reaches that is on its way."""
+    first_round: int = 1
+    """Answers of earlier rounds tell nothing: they are of an earlier term (0), or come from a member that had the same
+    id, was removed, and may have lost its disk."""
 
     def may_send(self, max_in_flight: int) -> bool:
         if self.state is State.PROBE:

@@ -87,11 +87,12 @@ class Leader:
         return self.log_time_ms + int((now - self.elected_at) * 1000)
 
     def adopt(self, configuration: Configuration, me: int, last_index: int, now: float) -> None:
-        """Keep track of those who are members now, and of who is to be told that it no longer is."""
+        """Keep track of those who are members now, and of who is to be told that it no longer is. Requests that leave
+        before the next round are not for newcomers."""
         for peer in configuration.members - {me}:
             if self.leaving.pop(peer, None) is not None or peer not in self.progress:
                 # Whoever comes back is another: nothing that was known of its log is true any more.
-                self.progress[peer] = Progress(next_index=last_index + 1)
+                self.progress[peer] = Progress(next_index=last_index + 1, first_round=self.rounds.current + 1)
         for peer in self.progress.keys() - configuration.members:
             self.leaving.setdefault(peer, math.inf)
         known = self.catching_up

@@ -6,20 +6,22 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation", "protocol")
+    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation", "protocol", "recipient_joined")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECIPIENT_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_JOINED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     sender: int
     recipient: int
     members_digest: bytes
     incarnation: bytes
     protocol: int
-    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ...) -> None: ...
+    recipient_joined: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ..., recipient_joined: _Optional[int] = ...) -> None: ...
 
 class LogEntry(_message.Message):
     __slots__ = ("term", "operation", "payload", "time_ms")
@@ -182,16 +184,18 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("id", "address", "is_learner", "is_wiped")
+    __slots__ = ("id", "address", "is_learner", "is_wiped", "joined")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_LEARNER_FIELD_NUMBER: _ClassVar[int]
     IS_WIPED_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     is_learner: bool
     is_wiped: bool
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ..., is_wiped: bool = ...) -> None: ...
+    joined: int
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ..., is_wiped: bool = ..., joined: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership", "members_digest")

@@ -40,6 +40,8 @@ from raftkv.wire.raft_pb2 import (
     ClientReply,
     ClientRequest,
     Member,
+    ServeClientReply,
+    ServeClientRequest,
     StatusReply,
     StatusRequest,
     TransferLeadershipReply,
@@ -133,7 +135,15 @@ class FakeMember(RaftNodeServicer):
     def AppendEntriesStream(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
 
-    RequestVote = TimeoutNow = ServeClient = AppendEntries
+    RequestVote = TimeoutNow = AppendEntries
+
+    def ServeClient(self, request: ServeClientRequest, context: Context) -> ServeClientReply:  # noqa: N802
+        """Only a read is understood."""
+        self.resumed.wait()
+        assert request.HasField("get")
+        value = self.cluster.machine.get(request.get)
+        leads, values = self.id == self.cluster.leader_id, [] if value is None else [value]
+        return ServeClientReply(success=leads, leader_id=self.cluster.leader_id, values=values if leads else [])
 
     def InstallSnapshot(self, requests: object, context: Context) -> NoReturn:  # noqa: N802
         raise NotImplementedError
@@ -228,6 +238,8 @@ class FakeCluster:
         """Of the membership, as far as they have arrived."""
         self.change_refusals: deque[tuple[grpc.StatusCode, str]] = deque()
         self.learners: set[int] = set()
+        self.joined: dict[int, int] = {}
+        """Which entry has brought in those who are no founding members."""
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
         self._script: deque[Step] = deque()
@@ -303,7 +315,8 @@ class FakeCluster:
             last_log_index=machine.applied_index,
             cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
             members=[
-                Member(id=m.id, address=m.address, is_learner=m.id in self.learners) for m in self.members.values()
+                Member(id=m.id, address=m.address, is_learner=m.id in self.learners, joined=self.joined.get(m.id, 0))
+                for m in self.members.values()
             ],
             version="fake",
             keys=len(machine),

@@ -161,6 +161,13 @@ MEMBERSHIP = [
         _RULES,
     ),
     Mutant(
+        "an answer of a removed member counts when it comes back",
+        (46,),
+        (Patch(_CORE, "Raft._handle_append_reply", "reply.round < progress.first_round", "reply.round == 0"),),
+        _RULES,
+        seeds=(4, 20, 32),
+    ),
+    Mutant(
         "the match index of a removed member holds when it comes back",
         (),
         (
@@ -198,11 +205,25 @@ MEMBERSHIP = [
             Patch(
                 _CORE,
                 "Raft._is_meant_by",
-                "self._is_founder or self.me in dict(configuration.joined)",
+                "dict(configuration.joined).get(self.me, 0) >= self._joined",
                 "bool(configuration.members)",
             ),
         ),
         _RULES,
+    ),
+    Mutant(
+        "a newcomer takes an earlier one with its id for itself",
+        (46,),
+        (
+            Patch(
+                _CORE,
+                "Raft._is_meant_by",
+                "dict(configuration.joined).get(self.me, 0) >= self._joined",
+                "not self._joined or self.me in dict(configuration.joined)",
+            ),
+        ),
+        _RULES,
+        seeds=(4, 22, 32),
     ),
     Mutant(
         "a newcomer may vote in the term of its first leader",

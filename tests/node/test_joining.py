@@ -30,6 +30,49 @@ def test_the_leader_says_where_a_node_belongs() -> None:
         assert find_place(3, known(3, "old:1"), [asked]) == Place(cluster.members[3].address, CLUSTER, is_said=True)
 
 
+def test_a_new_node_keeps_which_entry_has_brought_it_in() -> None:
+    with FakeCluster() as cluster:
+        cluster.driver.text("SET k v")
+        cluster.learners, cluster.joined = {3}, {3: cluster.machine.applied_index}
+        assert find_place(3, None, cluster.addresses).joined == cluster.machine.applied_index > 0
+
+
+def test_a_leader_that_serves_nobody_is_not_asked_who_has_been_added() -> None:
+    """It may have been stopped or cut off, and tell of an earlier member with this id."""
+    with FakeCluster() as cluster:
+        cluster.elect(0)
+        cluster.deluded = 2
+        with pytest.raises(CannotJoin, match="members answer, and none leads; name members that are running"):
+            find_place(3, None, cluster.addresses)
+
+
+def test_an_adding_that_is_not_committed_does_not_count() -> None:
+    """The member may yet be added by another entry, with a lower index."""
+    with FakeCluster() as cluster:
+        cluster.learners, cluster.joined = {3}, {3: cluster.machine.applied_index + 1}
+        with pytest.raises(CannotJoin, match="that node 3 is added has not been committed yet"):
+            find_place(3, None, cluster.addresses)
+
+
+def test_an_empty_directory_can_not_stand_for_that_of_a_member_with_a_vote() -> None:
+    with FakeCluster() as cluster:
+        cluster.driver.text("SET k v")
+        cluster.joined = {3: 1}
+        with pytest.raises(CannotJoin, match=r"node 3 has a vote.*\(REMOVE 3, ADD 3=<host>:<port>\)"):
+            find_place(3, None, cluster.addresses)
+        assert find_place(3, known(3), cluster.addresses)
+
+
+def test_a_directory_that_was_made_for_a_founding_member_and_never_used_is_no_newcomers() -> None:
+    with FakeCluster() as cluster:
+        founder = Identity(3, {3: "c:1"}, b"i" * 16)
+        assert find_place(3, founder, cluster.addresses)
+        cluster.driver.text("SET k v")
+        cluster.learners, cluster.joined = {3}, {3: 1}
+        with pytest.raises(CannotJoin, match="made for a founding member, but node 3 was added later; delete"):
+            find_place(3, founder, cluster.addresses)
+
+
 def test_a_new_node_that_finds_no_leader_can_not_join() -> None:
     with pytest.raises(CannotJoin, match=r"cannot join the cluster: no member answers at .*; name members that are"):
         find_place(3, None, free_addresses(1))

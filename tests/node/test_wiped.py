@@ -44,6 +44,19 @@ def test_a_member_that_has_been_added_again_may_have_another_disk() -> None:
         added.admit(request(OLD))
 
 
+def test_who_was_added_later_must_not_begin_as_a_founding_member() -> None:
+    """With an empty disk, and the command line of the founding member that had its id. Of such a member the front of
+    the log tells, and it would take that for itself."""
+    leader = Membership(2, HERE.addresses, HERE.cluster_id, OLD, joined={1: 57})
+    message = request_to_wire(RequestVote(2, 1, 1, ORIGIN), leader.identity_for(1))
+    assert isinstance(message, wire.RequestVoteRequest)
+
+    with pytest.raises(Stranger, match=r"node 1 .*was started as a founding member.*start it with --join"):
+        replace(HERE, cluster_id=b"").admit(message)
+    HERE.admit(message)
+    replace(HERE, cluster_id=b"", founders={}).admit(message)
+
+
 @pytest.mark.parametrize(
     "reply", [AppendEntriesReply(2, 1, 3, True, 4, 5), RequestVoteReply(2, 1, 3, granted=True, remaining_lease_ms=7)]
 )

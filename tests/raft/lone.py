@@ -158,6 +158,7 @@ class Lone:
             storage.commit_index,
             self._rng,
             self.now,
+            self.storage.identity.joined,
         )
 
     def restart(self) -> None:

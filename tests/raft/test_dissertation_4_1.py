@@ -39,7 +39,7 @@ def test_a_leader_uses_the_new_configuration_as_soon_as_it_has_appended_it() -> 
 
     assert lone.raft.configuration.learners == {4}
     assert 4 in {message.recipient for message in only(AppendEntries, lone.wait(DEFAULTS.heartbeat_interval))}
-    assert [message.entries[-1].kind for message in only(AppendEntries, sent)][:1] == [EntryKind.CONFIGURATION]
+    assert only(AppendEntries, sent)[0].entries[-1].kind is EntryKind.CONFIGURATION
 
 
 def test_a_follower_uses_it_at_once_whether_it_is_committed_or_not() -> None:

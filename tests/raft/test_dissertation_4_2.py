@@ -5,15 +5,16 @@ Each test quotes its rule, and has three parts: init, test, check. (4.2.3 has it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from raftkv.raft.catching_up import CatchingUp
-from raftkv.raft.configuration import Add, Promote, Remove
+from raftkv.raft.configuration import Add, Promote, Remove, encode_configuration
 from raftkv.raft.core import Config
 from raftkv.raft.messages import AppendEntries, RequestVote, RequestVoteReply, TimeoutNow
-from raftkv.raft.types import NOBODY
+from raftkv.raft.types import NOBODY, Configuration, SnapshotMeta
 from raftkv.replica import Applied, NotLeader
 from tests.raft.lone import DEFAULTS, Lone, at, members_entry, only
 from tests.support.raft_cluster import Cluster
@@ -128,10 +129,28 @@ def test_what_was_known_of_the_log_of_a_removed_member_is_not_true_of_the_one_th
     assert lone.leader.progress[3].match_index == 0
 
 
-def newcomer() -> Lone:
+def test_an_answer_of_a_removed_member_is_not_taken_for_one_of_the_member_that_comes_back() -> None:
+    """It may have been under way for long, and the disk be gone on which it rested."""
+    lone = Lone()
+    lone.serve()
+    late = lone.ack(3)
+    lone.change(Remove(3))
+    lone.step(lone.ack(2))
+
+    asked = lone.change(Add(3, "c:2"))
+    lone.step(lone.ack(2), late)
+    assert lone.leader.progress[3].match_index == 0
+
+    assert 3 in {message.recipient for message in only(AppendEntries, asked)}, "it need not wait for a heartbeat"
+    lone.step(lone.ack(3, match=1))
+    assert lone.leader.progress[3].match_index == 1
+
+
+def newcomer(joined: int = 0) -> Lone:
     """Member 3, added again with an empty disk."""
     lone = Lone(me=3)
     lone.configuration = NOBODY
+    lone.storage.identity = replace(lone.storage.identity, joined=joined)
     lone.restart()
     return lone
 
@@ -172,6 +191,40 @@ def test_a_newcomer_is_not_the_founding_member_that_had_its_id() -> None:
     assert only(RequestVote, lone.wait(10.0)) == []
 
 
+def test_a_newcomer_is_not_the_member_that_was_added_under_its_id_before() -> None:
+    """As above; it votes as soon as its log tells of its own adding."""
+    lone = newcomer(joined=7)
+    lone.step(AppendEntries(2, 3, 5, at(0, 0), (members_entry(1, 1, 2, 3, term=1, joined={3: 1}),), 0, 0, 1))
+    lone.restart()
+
+    replies = lone.step(
+        lone.vote_request(1, term=6, last=at(9, 4), pre_vote=True), lone.vote_request(1, term=6, last=at(9, 4))
+    )
+    assert [reply.granted for reply in only(RequestVoteReply, replies)] == [False, False]
+    assert only(RequestVote, lone.wait(10.0)) == []
+
+    lone.step(AppendEntries(2, 3, 6, at(1, 1), (), 0, 0, 1), TimeoutNow(2, 3, 6))
+    assert lone.role == "follower"
+
+    own = members_entry(2, 1, 2, 3, term=1, joined={3: 7})
+    lone.step(AppendEntries(2, 3, 6, at(1, 1), (own,), 0, 0, 1))
+    lone.restart()
+    [granted] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=7, last=at(9, 4))))
+    assert granted.granted
+
+
+def test_a_snapshot_that_tells_of_a_former_member_with_its_id_makes_no_member_of_a_newcomer() -> None:
+    lone = newcomer(joined=7)
+    configuration = Configuration(frozenset({1, 2, 3}), joined=((3, 4),))
+    snapshot = SnapshotMeta(at(5, 1), configuration=encode_configuration(configuration))
+    lone.step(lone.install(2, snapshot, term=5))
+    assert lone.raft.configuration.voters == {1, 2, 3}
+
+    [refused] = only(RequestVoteReply, lone.step(lone.vote_request(1, term=6, last=at(9, 4))))
+    assert not refused.granted
+    assert only(RequestVote, lone.wait(10.0)) == []
+
+
 def test_newcomers_with_the_ids_of_founding_members_do_not_elect_each_other_by_the_front_of_their_log() -> None:
     """Two of three are removed and added again with empty disks. When the leader goes they have no more of the log than
     what names the founding members: they would be a majority of these, and know nothing of what is committed.
@@ -195,6 +248,45 @@ def test_newcomers_with_the_ids_of_founding_members_do_not_elect_each_other_by_t
         cluster.run_until(partial(lambda raft: raft.configuration.voters == {1, 2, 3}, newcomer.raft))
         cluster.cut_between([leader.id], [newcomer.id])
         assert newcomer.raft.configuration.joined == ()
+    cluster.crash(leader.id)
+
+    cluster.run(10.0)
+    assert not any(newcomer.leads for newcomer in newcomers)
+
+    cluster.heal()
+    cluster.start(leader.id)
+    assert cluster.run_until(lambda: leader.raft.configuration.voters == {1, 2, 3})
+    cluster.run(3.0)
+    cluster.check_logs()
+
+
+def test_newcomers_do_not_elect_each_other_by_what_tells_of_earlier_ones_with_their_ids() -> None:
+    """The same, for the second time: two of three have lost their disks before, and were added again. What the front of
+    the log says of those who came then is not true of these."""
+    cluster = Cluster(3, config=Config(max_append_bytes=1, max_appends_in_flight=1), patience={1: 0.0})
+    leader = cluster.run_until_serving()
+    for id in (2, 3):
+        cluster.remove(id)
+        cluster.crash(id)
+    for id in (2, 3):
+        cluster.add(id)
+    former = leader.raft.log.configurations.latest_index
+    for id in (2, 3):
+        cluster.remove(id)
+        cluster.crash(id)
+    cluster.write(leader.id, "SET key value")
+    newcomers = []
+    for id in (2, 3):
+        added = cluster.change(leader.id, Add(id, f"new address of {id}"))
+        cluster.cut_between([leader.id], [id])
+        newcomers.append(cluster.join(id, joined=leader.raft.log.last_index))
+        assert isinstance(added.outcome, Applied), "nobody else has a vote yet"
+    for newcomer in newcomers:
+        cluster.cut -= {(leader.id, newcomer.id), (newcomer.id, leader.id)}
+        cluster.run_until(partial(lambda raft: raft.log.last_index >= former, newcomer.raft))
+        cluster.cut_between([leader.id], [newcomer.id])
+        assert newcomer.raft.configuration.voters == {1, 2, 3}
+        assert newcomer.raft.log.last_index < newcomer.storage.identity.joined
     cluster.crash(leader.id)
 
     cluster.run(10.0)

@@ -345,8 +345,8 @@ class Checks:
             raise Violation(f"n{member} leads term {view.term}, but its own vote is not durable: {view.hard_state}")
         for peer, progress in role.progress.items():
             match = progress.match_index
-            if match == view.matches.get(peer, 0):
-                continue
+            if match == view.matches.get(peer, 0) or peer in role.leaving:
+                continue  # who is leaving counts for nothing, and may have lost its disk by now
             view.matches[peer] = match
             if not match:
                 continue

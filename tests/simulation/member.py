@@ -127,6 +127,8 @@ class Member:
         """If not, it is off."""
         self.disks = 1
         """How many it has had."""
+        self._looks_again = False
+        """It has not found its place in the cluster, and will look for it once more."""
         self.has_refused = False
         """The last start did not end well, since the data is damaged."""
         self.ended: Callable[[Member], None] = lambda member: None
@@ -195,6 +197,9 @@ class Member:
         """Start the process, if it does not run."""
         if self.is_up or not self.is_wanted:
             return
+        if not self._finds_its_place():
+            self._look_again()
+            return
         self._begin_life()
         self.disk.has_failed = self.has_refused = False
         self.state = State.RUNNING
@@ -202,11 +207,26 @@ class Member:
             self._recover()
             self._schedule(self._world.now)
 
+    def _finds_its_place(self) -> bool:
+        """Whether it has one, in its directory or by what has been committed (raftkv/joining.py)."""
+        has_directory = self.has_data and "identity" in self.disk.files(self.disk.directory)
+        return not self.joins or has_directory or self.id in self.checks.configuration.members
+
+    def _look_again(self) -> None:
+        if not self._looks_again:
+            self._looks_again = True
+            self._world.after(self._plan.step, self._start_again)
+
+    def _start_again(self) -> None:
+        self._looks_again = False
+        self.start()
+
     def _recover(self) -> None:
         world, plan = self._world, self._plan
         founders = None if self.joins else {member: f"n{member}" for member in plan.founding_members}
         sizes = plan.segment_bytes, plan.fill_bytes, plan.cache_bytes
-        storage = self._storage = WatchedStorage(self, founders, *sizes)
+        joined = dict(self.checks.configuration.joined).get(self.id, 0)
+        storage = self._storage = WatchedStorage(self, founders, joined, *sizes)
         if self.disk.is_damaged:
             raise Violation(f"{self.name} has started on damaged data")
         for note in storage.notes:

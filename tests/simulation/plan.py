@@ -49,6 +49,7 @@ class Fault(Enum):
     CRASH_IN_SAVE = "crash while a snapshot is saved"
     LEFT_BEHIND = "leave followers behind"
     MEMBERSHIP = "change of the membership"
+    LIVES = "lose disks and come back"
 
 
 OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
@@ -56,7 +57,7 @@ OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE
 """The other two happen on their own occasions: a read without the turn, an election."""
 OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE, Fault.LEFT_BEHIND)
 """Drawn together with the snapshots, by dice of their own."""
-_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, Fault.MEMBERSHIP))
+_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, Fault.MEMBERSHIP, Fault.LIVES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,23 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     plan = _draw_with_founders(seed)
-    return _with_spares(plan, random.Random(f"{seed}/membership"))
+    return _with_lives(_with_spares(plan, random.Random(f"{seed}/membership")), random.Random(f"{seed}/lives"))
+
+
+def _with_lives(plan: Plan, rng: random.Random) -> Plan:
+    """In a few runs members lose their disks again and again; by dice of its own, as below. The play has many acts, so
+    mostly little else happens; and they get the log piece by piece."""
+    if plan.founders < 3 or rng.random() > 0.1:
+        return plan
+    few = frozenset(
+        rng.sample(sorted(plan.faults, key=lambda fault: fault.value), min(len(plan.faults), rng.choice([0, 1])))
+    )
+    return replace(
+        plan,
+        faults=(plan.faults if rng.random() < 0.2 else few) | {Fault.LIVES},
+        configs={member: replace(config, max_append_bytes=1) for member, config in plan.configs.items()},
+        storm=max(plan.storm, 50 * plan.step),
+    )
 
 
 def _with_spares(plan: Plan, rng: random.Random) -> Plan:

@@ -14,6 +14,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.coups import stage_a_coup
 from tests.simulation.disk import Boundary
 from tests.simulation.left_behind import leave_behind
+from tests.simulation.lives import begin_lives
 from tests.simulation.member import Trap
 from tests.simulation.memberships import Operator
 from tests.simulation.plan import OF_THE_STORM, Fault
@@ -43,6 +44,7 @@ class Storm:
         self._network = stage.network
         self._members = stage.members
         self._rng = stage.rng
+        self._checks = checks
         self._operator = Operator(stage, checks)
         self._faults = [fault for fault in OF_THE_STORM if stage.plan.has(fault)]
         if stage.plan.has(Fault.NEW_LEADER):
@@ -153,6 +155,9 @@ class Storm:
 
     def _change_membership(self) -> None:
         self._operator.strike()
+
+    def _lose_disks(self) -> None:
+        begin_lives(self._stage, self._checks)
 
     def _coup(self) -> None:
         stage_a_coup(self._stage)
@@ -279,6 +284,7 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.CRASH_ALL: Storm._crash_all,
     Fault.CRASH_TWICE: Storm._crash_twice,
     Fault.MEMBERSHIP: Storm._change_membership,
+    Fault.LIVES: Storm._lose_disks,
     Fault.COUP: Storm._coup,
     Fault.TRANSFER: Storm._transfer,
     Fault.PAUSE: Storm._pause,

@@ -27,11 +27,12 @@ class WatchedStorage(Storage):
         self,
         member: Member,
         founders: Mapping[int, str] | None,
+        joined: int,
         segment_bytes: int,
         fill_bytes: int,
         cache_bytes: int,
     ) -> None:
-        """Without `founders` the member joins."""
+        """Without `founders` the member joins; `joined` has brought it in, if it begins anew."""
         super().__init__(
             member.disk.directory,
             member_id=member.id,
@@ -42,6 +43,7 @@ class WatchedStorage(Storage):
             cache_bytes=cache_bytes,
             incarnation=bytes([member.id, member.disks]) * 8,
             address="" if founders else member.name,
+            joined=0 if founders else joined,
         )
         self._member = member
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from raftkv.metadata import _encode, decode_identity
 from raftkv.storage import read_identity
 from tests.storage.helpers import MEMBERS
 from tests.storage.test_directory import open_files, refusal
@@ -73,6 +75,25 @@ def test_the_disks_of_others_are_remembered(tmp_path: Path) -> None:
     storage.remember_peer(2, 60, OTHER)
     storage.close()
     assert open_files(path).identity.peers == {2: (60, OTHER), 3: (57, CLUSTER)}
+
+
+def test_what_has_brought_a_member_in_is_kept_from_its_first_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    open_files(path, member_id=4, members=None, address="here:4", joined=57).close()
+    storage = open_files(path, member_id=4, members=None, address="here:4", joined=90)
+    assert storage.identity.joined == 57, "it is what it was: a disk that has not been lost"
+    storage.remember_address("there:4")
+    storage.close()
+    assert (identity := read_identity(path))
+    assert identity.joined == 57
+
+
+def test_a_directory_that_does_not_say_it_was_brought_in_by_any_entry(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    join(path)
+    fields = json.loads((path / "identity").read_text().splitlines()[1])
+    del fields["joined"]
+    assert decode_identity(_encode("identity", fields), "identity").joined == 0
 
 
 def test_a_directory_that_can_not_be_read_has_no_identity_to_be_had(tmp_path: Path) -> None:

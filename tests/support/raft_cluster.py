@@ -252,9 +252,10 @@ class Cluster:
         if member.starts > 1:
             self.tell(f"S{id}: starts again")
 
-    def join(self, id: int) -> Member:
-        """Start a new member, which knows of no configuration; or one that has lost all that it had."""
-        self.members[id] = Member(id, MemoryStorage(id))
+    def join(self, id: int, joined: int = 0) -> Member:
+        """Start a new member, which knows of no configuration; or one that has lost all that it had. `joined`: which
+        entry has brought it in, as the cluster has told it."""
+        self.members[id] = Member(id, MemoryStorage(id, joined=joined))
         self.start(id)
         return self.members[id]
 
