@@ -8,21 +8,25 @@ with one wake-up for all of it. A task that is cancelled gives its call up.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raftkv.calls import GET, KEYS, Call
 from raftkv.client import as_bytes, checked_addresses, checked_key, checked_timeout
+from raftkv.cluster_calls import ClusterCalls
 from raftkv.errors import Error, NotApplied
-from raftkv.leadership import checked_target, transfer_leadership
-from raftkv.member_calls import ClusterMember, add_member, members, remove_member
+from raftkv.member_calls import ClusterMember
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
+
+if TYPE_CHECKING:
+    from raftkv.backup_file import BackupInfo, Progress
 
 __all__ = ["AsyncClient"]
 
@@ -45,6 +49,7 @@ class AsyncClient:
         self._timeout = checked_timeout(timeout)
         self._router = Router(checked_addresses(addresses))
         self._pipeline = Pipeline(self._router, self._timeout, self._hand_over)
+        self._cluster = ClusterCalls(self._router, self._timeout)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_flush_due = False
         self._outcomes: deque[_Outcome] = deque()
@@ -87,36 +92,43 @@ class AsyncClient:
 
     async def status(self) -> list[NodeStatus]:
         """A row for every member, as `Client.status`."""
-        return await asyncio.to_thread(self._router.status, self._deadline())
+        return await asyncio.to_thread(self._cluster.status)
 
     async def members(self) -> list[ClusterMember]:
         """The members of the cluster, as `Client.members`."""
-        return await asyncio.to_thread(members, self._router, self._deadline())
+        return await asyncio.to_thread(self._cluster.members)
 
     async def add_member(self, member: int, address: str) -> None:
         """Add a member, or change its address, as `Client.add_member`."""
-        await asyncio.to_thread(add_member, self._router, member, address, self._deadline())
+        await asyncio.to_thread(self._cluster.add_member, member, address)
 
     async def remove_member(self, member: int) -> None:
         """Remove a member, as `Client.remove_member`."""
-        await asyncio.to_thread(remove_member, self._router, member, self._deadline())
+        await asyncio.to_thread(self._cluster.remove_member, member)
 
     async def transfer_leadership(self, target: int | None = None) -> int:
         """As `Client.transfer_leadership`."""
-        wanted = checked_target(target)
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        deadline = time.monotonic() + self._timeout
-        return await asyncio.to_thread(transfer_leadership, self._router, wanted, deadline)
+        return await asyncio.to_thread(self._cluster.transfer_leadership, target)
+
+    async def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, size: None) -> BackupInfo:
+        """Write the state of the cluster to a new file, as `Client.backup`. `progress` is called by the loop. If the
+        task is cancelled no backup is made."""
+        loop = asyncio.get_running_loop()
+        is_wanted = True
+
+        def told(done: int, size: int) -> None:
+            if not is_wanted:
+                raise NotApplied("the task was cancelled; no backup was made", "CANCELLED")
+            loop.call_soon_threadsafe(progress, done, size)
+
+        try:
+            return await asyncio.to_thread(self._cluster.backup, path, told)
+        finally:
+            is_wanted = False
 
     async def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""
         await asyncio.to_thread(self._close)
-
-    def _deadline(self) -> float:
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        return time.monotonic() + self._timeout
 
     def _close(self) -> None:
         self._pipeline.close()

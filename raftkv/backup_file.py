@@ -61,7 +61,9 @@ def make_backup(router: Router, path: str, timeout: float, progress: Progress) -
     try:
         return _write(router, path, timeout, progress)
     except StorageError as error:
-        raise NotApplied(f"{str(error).partition('; ')[0]}; no backup was made", "DATA_LOSS") from None
+        # Of the disk here, which this machine's owner can mend; or what has come is damaged.
+        code = "FAILED_PRECONDITION" if isinstance(error.__cause__, OSError) else "DATA_LOSS"
+        raise NotApplied(f"{str(error).partition('; ')[0]}; no backup was made", code) from None
 
 
 def _write(router: Router, path: str, timeout: float, progress: Progress) -> BackupInfo:
@@ -83,7 +85,7 @@ def _receive(router: Router, file: SnapshotFile, timeout: float, progress: Progr
     deadline = time.monotonic() + timeout
     backoff = Backoff(deadline, router.closed)
     while True:
-        leader = router.leader(deadline)
+        leader = router.leader(deadline, "no backup was made")
         try:
             with _watched(leader, timeout, router) as replies:
                 _take(replies, file, progress)

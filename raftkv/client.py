@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from raftkv.calls import GET, KEYS, BlockingCall, FutureCall
+from raftkv.cluster_calls import ClusterCalls
 from raftkv.config import ConfigError, parse_members
 from raftkv.errors import Error, NotApplied, OutcomeUnknown, WrongType, WrongValue
-from raftkv.leadership import checked_target, transfer_leadership
-from raftkv.member_calls import ClusterMember, add_member, members, remove_member
+from raftkv.member_calls import ClusterMember
 from raftkv.operations import Code
 from raftkv.pipeline import Pipeline
 from raftkv.routing import NodeStatus, Router
@@ -64,12 +64,14 @@ class Client:
         self._addresses = checked_addresses(addresses)
         self._router = Router(self._addresses)
         self._pipeline = Pipeline(self._router, self._timeout)
+        self._cluster = ClusterCalls(self._router, self._timeout)
 
     def _successor(self) -> Client:
         """A new client with nothing under way, that knows the members which this one has learnt."""
         client = copy(self)
         client._router = Router(self._addresses, self._router)
         client._pipeline = Pipeline(client._router, self._timeout)
+        client._cluster = ClusterCalls(client._router, self._timeout)
         return client
 
     def __enter__(self) -> Client:
@@ -135,29 +137,26 @@ class Client:
     def status(self) -> list[NodeStatus]:
         """A row for every member, in the order of ids. A member that does not answer within a second has the role
         "unreachable"; if none does, the rows are those of the addresses known, without ids."""
-        return self._router.status(self._deadline())
+        return self._cluster.status()
 
     def members(self) -> list[ClusterMember]:
         """The members of the cluster, as the leader knows them, by id."""
-        return members(self._router, self._deadline())
+        return self._cluster.members()
 
     def add_member(self, member: int, address: str) -> None:
         """Add member number `member`, which will listen at `address` (`host:port`): it is a learner, and gets its vote
         once it has been started (`raft_node.py <id> --join <address>`) and has caught up. Of a member that is there
         already, change the address. Returns once the change is committed."""
-        add_member(self._router, member, address, self._deadline())
+        self._cluster.add_member(member, address)
 
     def remove_member(self, member: int) -> None:
         """Remove a member from the cluster, the leader too. Returns once the change is committed."""
-        remove_member(self._router, member, self._deadline())
+        self._cluster.remove_member(member)
 
     def transfer_leadership(self, target: int | None = None) -> int:
         """Have the member `target` lead, or without one the most up-to-date member that does not lead now: the id of
         the member that leads then. Raises `NotApplied` if the leader goes on leading, and says why."""
-        wanted = checked_target(target)
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        return transfer_leadership(self._router, wanted, time.monotonic() + self._timeout)
+        return self._cluster.transfer_leadership(target)
 
     def backup(self, path: str | os.PathLike[str], progress: Progress = lambda done, size: None) -> BackupInfo:
         """Write the state of the cluster to a new file at `path`, which `python -m raftkv.admin restore` makes a new
@@ -167,24 +166,12 @@ class Client:
         leader, and how long nothing may come from it. `progress` is called now and then with the bytes that have come,
         and of how many; with zeros while the leader saves its state.
         """
-        if not isinstance(path, str | os.PathLike):
-            raise WrongType(f"path must be str or a path, not {type(path).__name__}", "INVALID_ARGUMENT")
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        from raftkv.backup_file import make_backup  # which most programs have no use for
-
-        return make_backup(self._router, os.fspath(path), self._timeout, progress)
+        return self._cluster.backup(path, progress)
 
     def close(self) -> None:
         """End the session, if that is quickly done, and the connections. Calls under way fail."""
         self._pipeline.close()
         self._router.close()
-
-    def _deadline(self) -> float:
-        """Of a call that goes to the members by itself, beside the pipeline."""
-        if self._router.closed.is_set():
-            raise NotApplied("the client is closed", "CANCELLED")
-        return time.monotonic() + self._timeout
 
     def _call(self, code: Code | int, key: bytes, value: bytes = b"", expected: bytes = b"") -> Any:
         call = BlockingCall(code, key, value, expected, time.monotonic() + self._timeout)

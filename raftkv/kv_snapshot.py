@@ -184,6 +184,8 @@ def _read_frames(source: Source) -> Iterator[tuple[int, int, bytes]]:
     offset = _START_BYTES
     last_kind = 0
     while offset < source.size:
+        if last_kind == _TRAILER:
+            raise damaged(source.name, offset, f"the snapshot ends here, and {source.size - offset} bytes follow")
         head = source.read(offset, _FRAME.size)
         if len(head) < _FRAME.size:
             raise damaged(source.name, offset, "the snapshot is cut off")
@@ -191,7 +193,7 @@ def _read_frames(source: Source) -> Iterator[tuple[int, int, bytes]]:
         body = source.read(offset + _FRAME.size, length) if offset + length <= source.size else b""
         if len(body) != length or checksum != _frame_checksum(kind, offset, body):
             raise damaged(source.name, offset, "this part of the snapshot can't be read")
-        if kind < last_kind or (last_kind == 0) != (kind == _HEADER) or last_kind == _TRAILER:
+        if kind < last_kind or (last_kind == 0) != (kind == _HEADER):
             raise damaged(source.name, offset, f"a frame of kind {kind} after one of kind {last_kind}")
         last_kind = kind
         yield kind, offset, body

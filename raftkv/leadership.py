@@ -11,6 +11,7 @@ from raftkv.errors import NotApplied, OutcomeUnknown, WrongType, WrongValue
 from raftkv.routing import Backoff, Router
 from raftkv.wire.raft_pb2 import TransferLeadershipRequest
 
+_NOTHING: Final = "nothing has been done"
 _REFUSALS: Final = (
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -39,7 +40,7 @@ def transfer_leadership(router: Router, target: int, deadline: float) -> int:
     former, in_doubt = 0, False
     while True:
         try:
-            leader = router.leader(deadline)
+            leader = router.leader(deadline, _NOTHING)
         except NotApplied as error:
             raise (_in_doubt() if in_doubt else error) from None
         former = former or leader.id
@@ -61,7 +62,7 @@ def transfer_leadership(router: Router, target: int, deadline: float) -> int:
                 return int(reply.leader_id)
         router.doubt(leader)
         if not backoff.pause():
-            raise _in_doubt() if in_doubt else router.no_leader()
+            raise _in_doubt() if in_doubt else router.no_leader(_NOTHING)
 
 
 def _in_doubt() -> OutcomeUnknown:

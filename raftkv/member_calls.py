@@ -24,6 +24,7 @@ _REFUSED: Final = (
     *(grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED),
 )
 _NOTHING: Final = "nothing has been done"
+_NOT_READ: Final = "nothing was read"
 _UNKNOWN: Final = "the change may have been made: MEMBERS tells"
 
 
@@ -44,7 +45,7 @@ def members(router: Router, deadline: float) -> list[ClusterMember]:
     """The members as the leader knows them, by id. `deadline` as `time.monotonic`. Raises NotApplied."""
     backoff = Backoff(deadline, router.closed)
     while True:
-        leader = router.leader(deadline)
+        leader = router.leader(deadline, _NOT_READ)
         reply = _status(leader, min(deadline, time.monotonic() + _ROUND_S))
         if reply is not None and reply.role == "leader":
             router.heard(leader)
@@ -55,7 +56,7 @@ def members(router: Router, deadline: float) -> list[ClusterMember]:
             ]
         router.doubt(leader)
         if not backoff.pause():
-            raise router.no_leader()
+            raise router.no_leader(_NOT_READ)
 
 
 def _status(member: Member, until: float) -> wire.StatusReply | None:
@@ -103,7 +104,7 @@ def _change(router: Router, request: wire.ChangeMembershipRequest, deadline: flo
 
 def _attempt(router: Router, request: wire.ChangeMembershipRequest, deadline: float) -> str | None:
     """Ask the leader once. None: it is done. Else why nothing has been done, and it may be tried again."""
-    leader = router.leader(deadline)
+    leader = router.leader(deadline, _NOTHING)
     try:
         timeout = max(0.0, deadline - time.monotonic())
         reply: wire.ChangeMembershipReply = leader.stub.ChangeMembership(request, timeout=timeout)

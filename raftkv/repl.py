@@ -75,7 +75,7 @@ def _transfer(client: Client, target: bytes = b"") -> str:
 def _add(client: Client, member: bytes) -> str:
     id, separator, address = _to_text(member).partition("=")
     if not separator:
-        raise Mistake("expected ADD id=host:port")
+        raise Mistake("expected ADD id=address")
     client.add_member(_member_id(id), address)
     return "OK"
 

@@ -172,15 +172,16 @@ class Router:
                 else:
                     self._members += (Member(known.address, known.id),)
 
-    def leader(self, deadline: float) -> Member:
-        """The member to send to, looked for until `deadline` (seconds, `time.monotonic`). Raises NotApplied."""
+    def leader(self, deadline: float, meaning: str = "") -> Member:
+        """The member to send to, looked for until `deadline` (seconds, `time.monotonic`). Raises NotApplied; `meaning`
+        is what it means for the caller that there is none."""
         leader = self._trusted()
         if leader is not None:
             return leader
         if not self._looking.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self.no_leader()
+            raise self.no_leader(meaning)
         try:
-            return self._trusted() or self._look_for_leader(deadline)
+            return self._trusted() or self._look_for_leader(deadline, meaning)
         finally:
             self._looking.release()
 
@@ -259,7 +260,7 @@ class Router:
     def _trusted(self) -> Member | None:
         return self._leader if time.monotonic() - self._heard < _TRUST_S and not self.closed.is_set() else None
 
-    def _look_for_leader(self, deadline: float) -> Member:
+    def _look_for_leader(self, deadline: float, meaning: str) -> Member:
         backoff = Backoff(deadline, self.closed)
         patience = FIRST_ROUND_S
         while True:
@@ -271,17 +272,21 @@ class Router:
                 return leader
             # Members just heard of are asked at once.
             if len(self._members) == known and not backoff.pause():
-                raise self.no_leader()
+                raise self.no_leader(meaning)
 
-    def no_leader(self) -> NotApplied:
+    def no_leader(self, meaning: str = "") -> NotApplied:
         """What is to be said when no leader has been found."""
+        text, code = self._why_no_leader()
+        return NotApplied(f"{text}; {meaning}" if meaning else text, code)
+
+    def _why_no_leader(self) -> tuple[str, str]:
         if self.closed.is_set():
-            return NotApplied("the client is closed", "CANCELLED")
+            return "the client is closed", "CANCELLED"
         known = len(self._members)
         silent = [f"{m.address} ({m.trouble})" for m in self._members if m.trouble]
         if len(silent) < known:
-            return NotApplied(f"{known - len(silent)} of {known} members answer, and none leads", "UNAVAILABLE")
-        return NotApplied(f"no member answers at {', '.join(silent)}", "UNAVAILABLE")
+            return f"{known - len(silent)} of {known} members answer, and none leads", "UNAVAILABLE"
+        return f"no member answers at {', '.join(silent)}", "UNAVAILABLE"
 
     def _round(self, until: float) -> None:
         """Ask every member once, and follow the leader if one answers. The caller holds `_looking`."""

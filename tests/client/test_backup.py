@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import google_crc32c
 import grpc
 import pytest
 
+from raftkv.async_client import AsyncClient
+from raftkv.backup_file import BackupInfo
 from raftkv.client import Client, Error, NotApplied
+from raftkv.disk import disk_errors
 from raftkv.kv_snapshot import encode
+from raftkv.snapshot_file import SnapshotFile
 from raftkv.wire.raft_pb2 import BackupReply
 from tests.client.fake_cluster import Context, FakeCluster, FakeMember
 
@@ -115,7 +122,19 @@ def test_a_snapshot_that_was_damaged_before_it_was_sent_is_no_backup(
     data = bytearray(content(cluster))
     data[-3] ^= 1
     cluster.next_backup = lambda member, context: pieces(bytes(data))
-    assert "damaged at byte" in str(failure(client, path))
+    error = failure(client, path)
+    assert error.code == "DATA_LOSS"
+    assert "damaged at byte" in str(error)
+
+
+def test_what_follows_the_end_of_a_snapshot_is_no_part_of_a_backup(
+    cluster: FakeCluster, client: Client, path: Path
+) -> None:
+    data = content(cluster)
+    cluster.next_backup = lambda member, context: pieces(data + b"more")
+    error = failure(client, path)
+    assert error.code == "DATA_LOSS"
+    assert f"damaged at byte {len(data)}: the snapshot ends here, and 4 bytes follow" in str(error)
 
 
 def test_a_leader_that_falls_silent_is_given_up_after_the_timeout(cluster: FakeCluster, path: Path) -> None:
@@ -157,6 +176,7 @@ def test_no_leader_is_no_backup(cluster: FakeCluster, path: Path) -> None:
     with Client(cluster.addresses, timeout=0.3) as client, pytest.raises(NotApplied) as caught:
         client.backup(path)
     assert caught.value.code == "UNAVAILABLE"
+    assert str(caught.value).endswith("none leads; no backup was made")
     assert not any(path.parent.iterdir())
 
 
@@ -175,10 +195,74 @@ def test_a_place_that_can_not_be_written_to_is_named(client: Client, path: Path,
         assert isinstance(caught.value, NotApplied)
         assert caught.value.code == "INVALID_ARGUMENT", "nothing is lost"
     Path(f"{path}.part").mkdir()
-    with pytest.raises(NotApplied, match=r"\.part: Is a directory; no backup was made"):
+    with pytest.raises(NotApplied, match=r"\.part: Is a directory; no backup was made") as refused:
         client.backup(path)
+    assert refused.value.code == "FAILED_PRECONDITION", "nor is anything damaged"
+
+
+def test_a_disk_that_is_full_is_not_taken_for_damage(
+    cluster: FakeCluster, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(file: object, data: bytes) -> NoReturn:
+        with disk_errors(str(path)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = content(cluster)
+    cluster.next_backup = lambda member, context: pieces(data)
+    monkeypatch.setattr(SnapshotFile, "write", no_room)
+    error = failure(client, path)
+    assert error.code == "FAILED_PRECONDITION"
+    assert "No space left on device" in str(error)
 
 
 def test_a_path_of_another_type_is_refused(client: Client) -> None:
     with pytest.raises(TypeError, match="path must be str or a path, not int"):
         client.backup(7)  # type: ignore[arg-type]
+
+
+# ---- asyncio ---------------------------------------------------------------------------------------------------------
+
+
+def test_asyncio_makes_the_same_file_and_the_loop_is_told_of_the_progress(cluster: FakeCluster, path: Path) -> None:
+    data = content(cluster)
+    cluster.next_backup = lambda member, context: pieces(data)
+    told: list[tuple[int, int]] = []
+
+    async def run() -> BackupInfo:
+        here = threading.get_ident()
+
+        def progress(done: int, size: int) -> None:
+            assert threading.get_ident() == here
+            told.append((done, size))
+
+        async with AsyncClient(cluster.addresses) as client:
+            return await client.backup(path, progress)
+
+    assert asyncio.run(run()).size == len(data)
+    assert path.read_bytes() == data
+    assert (told[0], told[-1]) == ((0, 0), (len(data), len(data)))
+
+
+def test_a_task_that_is_cancelled_leaves_no_backup(cluster: FakeCluster, path: Path) -> None:
+    data, cancelled = content(cluster), threading.Event()
+
+    def wait(member: FakeMember, context: Context) -> Iterator[BackupReply]:
+        first, *rest = pieces(data)
+        yield first
+        cancelled.wait(30)
+        yield from rest
+
+    cluster.next_backup = wait
+
+    async def run() -> None:
+        begun = asyncio.Event()
+        async with AsyncClient(cluster.addresses) as client:
+            task = asyncio.create_task(client.backup(path, lambda done, size: begun.set()))
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            cancelled.set()
+
+    asyncio.run(run())  # ends when its threads have
+    assert not any(path.parent.iterdir())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+from collections.abc import Iterable
+from typing import Any
 
 import grpc
 import pytest
@@ -107,6 +110,18 @@ def test_a_closed_client_changes_nothing(cluster: FakeCluster) -> None:
             call()
 
 
+def test_without_a_leader_it_is_said_that_nothing_was_done(cluster: FakeCluster) -> None:
+    cluster.elect(0)
+    with Client(cluster.addresses, timeout=0.3) as client:
+        with pytest.raises(NotApplied, match="none leads; nothing has been done"):
+            client.add_member(4, "h:1")
+        with pytest.raises(NotApplied, match="none leads; nothing has been done"):
+            client.remove_member(3)
+        with pytest.raises(NotApplied, match="none leads; nothing was read"):
+            client.members()
+    assert not cluster.changes
+
+
 def test_asyncio_has_the_same_calls(cluster: FakeCluster) -> None:
     async def run() -> list[ClusterMember]:
         async with AsyncClient(cluster.addresses) as client:
@@ -116,6 +131,20 @@ def test_asyncio_has_the_same_calls(cluster: FakeCluster) -> None:
 
     assert [member.id for member in asyncio.run(run())] == [1, 2, 3]
     assert len(cluster.changes) == 2
+
+
+def test_whatever_a_client_can_do_an_asyncio_client_can_do_too() -> None:
+    def parameters(method: Any) -> list[tuple[str, Any]]:
+        return [(p.name, p.default if p.default is p.empty else type(p.default)) for p in signature(method)]
+
+    def signature(method: Any) -> Iterable[inspect.Parameter]:
+        return inspect.signature(method).parameters.values()
+
+    names = [name for name in dir(Client) if not name.startswith("_") and not name.endswith("_async")]
+    assert {"set", "backup", "transfer_leadership", "close"} <= set(names)
+    for name in names:
+        assert parameters(getattr(AsyncClient, name)) == parameters(getattr(Client, name)), name
+        assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
 
 
 def test_a_member_that_has_moved_is_found(cluster: FakeCluster) -> None:
@@ -181,7 +210,7 @@ def test_the_program_changes_the_members(cluster: FakeCluster) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("ADD 4", "expected ADD id=host:port; nothing was done"),
+        ("ADD 4", "expected ADD id=address; nothing was done"),
         ("ADD four=h:1", "'four' is no member's id, a number from 1 on; nothing was done"),
         ("ADD 4=h:0", "'h:0': a port lies between 1 and 65535; nothing has been done"),
         ("ADD", "expected ADD id=address; nothing was done"),

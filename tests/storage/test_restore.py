@@ -199,6 +199,17 @@ def test_a_backup_that_is_cut_off_is_refused(admin: Admin, backup: Path, cut: in
     assert "backup: damaged at byte " in admin.refused("restore", "backup", "1", *ADDRESSES)
 
 
+def test_a_backup_with_something_behind_its_end_is_refused_and_not_called_cut_off(admin: Admin, backup: Path) -> None:
+    size = backup.stat().st_size
+    for more in (b"x", b"twelve bytes", backup.read_bytes()):
+        with backup.open("r+b") as file:
+            file.truncate(size)
+            file.seek(size)
+            file.write(more)
+        error = admin.refused("restore", "backup", "1", *ADDRESSES)
+        assert f"backup: damaged at byte {size}: the snapshot ends here, and {len(more)} bytes follow; " in error
+
+
 def test_a_backup_of_a_later_version_is_refused_by_name(
     admin: Admin, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
