@@ -72,8 +72,11 @@ class Node:
 
     def start(self) -> None:
         """Starts the process and returns at once. It outlives this one, and a Ctrl-C meant for this one."""
-        addresses = [node.address for node in self.cluster.nodes]
-        command = [sys.executable, str(ROOT / "raft_node.py"), str(self.id), "--data-dir", str(self.data), *addresses]
+        program = [sys.executable, str(ROOT / "raft_node.py"), str(self.id), "--data-dir", str(self.data)]
+        if has_joined(self.data):
+            command = [*program, "--join", *(node.address for node in self.cluster.nodes if node != self)]
+        else:
+            command = [*program, *addresses(self.cluster)]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -225,7 +228,9 @@ def up(size: int) -> None:
         start(missing, seconds)
     else:
         say(f"all {size} nodes are running already")
-    wait_for_leader(cluster, seconds)
+    members = wait_for_leader(cluster, seconds)
+    # Whom the cluster has removed it knows only when it runs.
+    leave_out([node for node in cluster.nodes if node.id not in members], missing)
     table = [sys.executable, str(ROOT / "client.py"), *addresses(cluster), "-c", "STATUS"]
     if subprocess.run(table, check=False).returncode != 0:
         raise Failure("a leader serves, but the table of the nodes could not be had")
@@ -258,20 +263,42 @@ def start(nodes: Sequence[Node], seconds: float) -> None:
         raise Failure(f"{names(late)} {verbs}; see RAFTKV_START_SECONDS in scripts/start_cluster.sh --help")
 
 
+def leave_out(removed: Sequence[Node], started: Sequence[Node]) -> None:
+    """Stops those of the removed nodes that have just been started, and says of each what may be done about it."""
+    stop([node for node in removed if node in started])
+    for node in removed:
+        what = "stopped again, its data stay" if node in started else f"scripts/node.sh kill {node.id} stops it"
+        say(f"node {node.id} is no member of the cluster any more: {what} (ADD {node.id}={node.address} takes it back)")
+
+
+def has_joined(data: Path) -> bool:
+    """Whether the directory is that of a node which was added to the running cluster, and so needs --join."""
+    from raftkv.log_storage import StorageError  # not at the top: stopping a cluster needs nothing installed
+    from raftkv.storage import read_identity
+
+    try:
+        identity = read_identity(data)
+    except StorageError:
+        return False  # the node will say what is wrong
+    return identity is not None and not identity.members
+
+
 def log_since(node: Node, offset: int) -> str:
     with node.log.open("rb") as log:
         log.seek(offset)
         return log.read().decode(errors="replace")
 
 
-def wait_for_leader(cluster: Cluster, seconds: float) -> None:
-    """Returns once a linearizable read has gone through, which only a leader that has committed can answer."""
+def wait_for_leader(cluster: Cluster, seconds: float) -> set[int]:
+    """Returns once a linearizable read has gone through, which only a leader that has committed can answer: the ids of
+    the members, as it knows them."""
     from raftkv import Client, Error  # not at the top: stopping a cluster needs nothing installed
 
     say("waiting until a leader serves")
     try:
         with Client(addresses(cluster), timeout=seconds) as client:
             client.get("a key that need not exist")
+            return {member.id for member in client.members()}
     except Error as e:
         paused = [node for node in cluster.nodes if node.paused()]
         hint = f"{names(paused)} paused (scripts/node.sh resume <id>)" if paused else f"the logs: {cluster.directory}"
@@ -308,6 +335,12 @@ def down() -> None:
     if not running:
         say("no node is running")
         return
+    stop(running)
+    say(f"stopped {names(running)}")
+
+
+def stop(running: Sequence[Node]) -> None:
+    """Stops these nodes, by kill -9 in the end."""
     for node in running:
         node.signal(signal.SIGCONT)
         node.signal(signal.SIGTERM)
@@ -318,7 +351,6 @@ def down() -> None:
             kill(node)
     for node in running:
         node.pid_file.unlink(missing_ok=True)
-    say(f"stopped {names(running)}")
 
 
 def one_node(command: str, node_id: int) -> None:

@@ -5,7 +5,8 @@
 #
 # Nodes that are running already are left alone, so the same command starts what is missing, and a stopped cluster goes on
 # with its data. Data, logs and pid files are in data/cluster-N, or in data/cluster-N-PORT if the first port is not 50051;
-# data/current is the cluster started last. The first run makes .venv. Two variables of the environment change what it does:
+# data/current is the cluster started last. A node that has been removed from the cluster (REMOVE) is stopped again. The first
+# run makes .venv. Two variables of the environment change what it does:
 #
 #   RAFTKV_BASE_PORT=PORT      the first node's port (default: that of the last cluster if it had N nodes too, else 50051)
 #   RAFTKV_START_SECONDS=30    how long to wait for the nodes, and then for a leader

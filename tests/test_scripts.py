@@ -167,6 +167,37 @@ def test_starting_again_starts_what_is_missing(cluster: Clone) -> None:
     assert is_alive(after[1])
 
 
+def test_a_node_that_has_been_removed_is_stopped_again_and_one_that_has_been_added_again_is_not(cluster: Clone) -> None:
+    """The one that was added again has an empty directory, and joins."""
+    add = f"ADD 1=127.0.0.1:{cluster.base_port}"
+    assert cluster.client("REMOVE 1") == ["OK"]
+    running = cluster.script("start_cluster.sh", "3")
+    assert "node 1 is no member of the cluster any more: scripts/node.sh kill 1 stops it" in running.stderr
+    assert is_alive(cluster.pid(1)), "nodes that run are left alone"
+    cluster.script("node.sh", "kill", "1")
+    stopped_again = cluster.script("start_cluster.sh", "3")
+    assert stopped_again.status == 0, stopped_again.stderr
+    assert (
+        f"node 1 is no member of the cluster any more: stopped again, its data stay ({add} takes"
+        in stopped_again.stderr
+    )
+    assert not cluster.node_directory(1).with_suffix(".pid").exists()
+
+    shutil.rmtree(cluster.node_directory(1))
+    assert cluster.client(add) == ["OK"]
+    join = [str(cluster.directory / ".venv/bin/python"), str(cluster.directory / "raft_node.py"), "1"]
+    join += ["--data-dir", str(cluster.node_directory(1)), "--join", f"127.0.0.1:{cluster.base_port + 1}"]
+    with subprocess.Popen(join, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as node:
+        assert node.stdout is not None
+        assert "ready" in node.stdout.readline()
+        wait_until(lambda: cluster.client("MEMBERS")[0][0]["is_learner"] is False, "it has its vote")  # type: ignore[index]
+        node.terminate()
+    started = cluster.script("start_cluster.sh", "3")
+    assert started.status == 0, started.stderr
+    assert "any more" not in started.stderr
+    assert sorted(map(str, cluster.roles())) == ["follower", "follower", "leader"]
+
+
 def test_two_starts_at_once_make_one_cluster(stopped: Clone) -> None:
     results: list[Finished] = []
     threads = [
