@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import raftkv.missing  # noqa: F401  says in one line that a package is missing
+import raftkv.front_door  # noqa: F401  before the rest: a package may be missing, somebody may press Ctrl-C
 from raftkv.dump import main
 from raftkv.storage import Storage
 

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from typing import Final, NoReturn
 
 from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
+from raftkv.front_door import INTERRUPTED, leave_ctrl_c
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import Identity, StorageError
 from raftkv.metadata import Metadata, decode_identity, decode_metadata
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        leave_ctrl_c()
         return _print_all(arguments.directory, arguments.full)
     except OSError as error:
         # The reader, `head` for example, has seen enough and is no news. A full disk is.
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0 if isinstance(error, BrokenPipeError) else 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _print_all(directory: str, full: bool) -> int:

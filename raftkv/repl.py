@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
 
 from raftkv import __version__
 from raftkv.client import Client, ClusterMember, Error, NodeStatus, NotApplied, OutcomeUnknown
+from raftkv.front_door import INTERRUPTED, leave_ctrl_c
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -580,6 +581,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         parser.error(str(error))
     try:
+        leave_ctrl_c()
         with closing(shell):
             if arguments.commands:
                 _run_lines(shell, (_to_text(os.fsencode(command)) for command in arguments.commands))
@@ -590,7 +592,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 _run_lines(shell, _lines_of(sys.stdin))
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except OSError as error:
         # The reader of a pipe, `head` for example, has seen enough and is no news. A full disk is.
         if not isinstance(error, BrokenPipeError):

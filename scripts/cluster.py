@@ -13,6 +13,9 @@ The commands wait for each other (a lock on data/lock), and each may be repeated
 
 from __future__ import annotations
 
+import quietly  # before the rest
+
+# isort: split
 import argparse
 import contextlib
 import fcntl
@@ -409,6 +412,7 @@ def main() -> int:
     arguments = parser.parse_args()
     program = {"up": "start_cluster.sh", "down": "stop_cluster.sh"}.get(arguments.command, "node.sh")
     try:
+        quietly.from_now_on_raise()
         with alone():
             if arguments.command == "up":
                 up(arguments.number)

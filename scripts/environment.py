@@ -10,6 +10,9 @@ Runs with any Python >= 3.10 and nothing installed: standard library only.
 
 from __future__ import annotations
 
+import quietly  # before the rest
+
+# isort: split
 import fcntl
 import importlib.util
 import re
@@ -104,6 +107,7 @@ def die(line: str) -> None:
 
 if __name__ == "__main__":
     try:
+        quietly.from_now_on_raise()
         main(*sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit("environment: interrupted; the next run goes on")

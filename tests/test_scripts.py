@@ -514,6 +514,50 @@ def test_a_front_door_whose_python_lacks_the_dependencies_says_so_in_one_line(un
     assert done.stderr.startswith(f"{name}: the package g")
 
 
+def ctrl_c_at_the_import_of(module: str, directory: Path) -> dict[str, str]:
+    """The environment of a program to which that happens."""
+    (directory / f"{module}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(directory)}
+
+
+@pytest.mark.parametrize(("name", "status"), [("client.py", 130), ("storage.py", 130), ("raft_node.py", 0)])
+def test_ctrl_c_while_a_front_door_is_still_being_imported_ends_it_without_a_word(
+    name: str, status: int, tmp_path: Path
+) -> None:
+    """To a node it is what it always is: a reason to stop."""
+    env = ctrl_c_at_the_import_of("google_crc32c", tmp_path)
+    done = run([sys.executable, str(ROOT / name)], tmp_path, 30, env=env)
+    assert (done.status, done.stdout, done.stderr) == (status, "", "")
+
+
+@pytest.mark.parametrize("function", ["client", "node"])
+def test_so_it_does_with_an_installed_command(function: str, tmp_path: Path) -> None:
+    env = ctrl_c_at_the_import_of("google_crc32c", tmp_path)
+    command = f"import sys; from raftkv.front_door import {function}; sys.exit({function}())"
+    done = run([sys.executable, "-c", command], ROOT, 30, env=env)
+    assert (done.status, done.stdout, done.stderr) == (130 if function == "client" else 0, "", "")
+
+
+@pytest.mark.parametrize("name", ["start_cluster.sh", "stop_cluster.sh"])
+def test_ctrl_c_while_a_script_is_still_being_loaded_ends_it_without_a_word(
+    stopped: Clone, name: str, tmp_path: Path
+) -> None:
+    done = stopped.script(name, **ctrl_c_at_the_import_of("argparse", tmp_path))
+    assert (done.status, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_program_whose_ctrl_c_is_ignored_goes_on_ignoring_it(tmp_path: Path) -> None:
+    """As a shell wants it of what it starts in the background."""
+    (tmp_path / "google_crc32c.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(7)\n"
+    )
+    program = 'trap "" INT; exec "$@"'
+    words = ["sh", "-c", program, "sh", sys.executable, str(ROOT / "client.py")]
+    assert run(words, tmp_path, 30, env={**os.environ, "PYTHONPATH": str(tmp_path)}).status == 7
+
+
 def test_a_program_that_imports_a_front_door_gets_the_error_itself(untouched: Path) -> None:
     done = run([sys.executable, "-S", "-c", "import client"], untouched)
     assert done.status == 1
