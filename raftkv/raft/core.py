@@ -9,20 +9,24 @@ How a message is treated (Raft paper, figure 2; numbers in the comments are its 
 1. a difference of terms is settled once, in `_settle_term`, for all kinds of messages;
 2. a table names the handler for the message; an answer is an input like any other, judged by the term and role of now;
 3. handlers change state and put messages into the outbox; `ready()` alone decides what may leave before the disk.
+
+Elections are in elections.py, the handing over of leadership in transfer.py: functions of a `Raft`, which use what
+begins with an underscore here as its own methods do. Nobody else does.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raftkv.raft import elections, transfer
 from raftkv.raft.configuration import Change, ChangeRefused, Promote, changed, encode_configuration
 from raftkv.raft.invariants import check_state, check_transition, observe
-from raftkv.raft.lease import Grant, Promises, Rounds
+from raftkv.raft.lease import Grant, Promises
 from raftkv.raft.log import InvariantBroken, Log, LogStore
 from raftkv.raft.messages import (
     AppendEntries,
@@ -36,17 +40,15 @@ from raftkv.raft.messages import (
     TimeoutNowReply,
 )
 from raftkv.raft.progress import Progress, State
-from raftkv.raft.quorum import is_majority, majority, reached_by_majority
+from raftkv.raft.quorum import reached_by_majority
 from raftkv.raft.ready import Ready, ReadyRead
-from raftkv.raft.roles import Candidate, Follower, Leader, PreCandidate, Role, WaitingRead
-from raftkv.raft.transfer import Transfer, TransferRefused, choose_target
+from raftkv.raft.roles import Candidate, Follower, Leader, Role, WaitingRead
 from raftkv.raft.types import (
     ORIGIN,
     Configuration,
     Entry,
     EntryKind,
     HardState,
-    Leadership,
     LogPosition,
     Proposal,
     SnapshotMeta,
@@ -209,7 +211,7 @@ class Raft:
         if isinstance(role, Leader):
             self._tick_leader(role)
         elif self._now >= role.election_deadline:
-            self._start_pre_vote()
+            elections.start_pre_vote(self)
 
     def propose(self, proposals: Sequence[Proposal], now: float) -> list[LogPosition]:
         """Append entries to the leader's log; they go out with the next Ready. Raises NotLeader; also while leadership
@@ -262,7 +264,7 @@ class Raft:
         """Begin to hand leadership over to `target`, or to the most up-to-date voter if that is 0 (3.10): who it is.
         Raises NotLeader, or TransferRefused with the reason. It has ended when `is_handing_over` says so."""
         self._begin_input(now)
-        return self._begin_transfer(self._require_leader(), target)
+        return transfer.begin_transfer(self, self._require_leader(), target)
 
     def unreachable(self, peer: int, now: float) -> None:
         """A call to the peer has failed: what was in flight may be lost."""
@@ -287,7 +289,7 @@ class Raft:
         )
         if isinstance(self.role, Leader):
             self._replicate(self.role)
-            self._go_on_with_transfer(self.role)
+            transfer.go_on_with_transfer(self, self.role)
             ready.reads = self._release_reads(self.role, ready.applied_index(self.handed_out_index))
         # The one place that decides what waits for the disk: everything, but a leader's AppendEntries (diss. 10.2.1).
         # Their term is durable since before the election was won, and their entries count for the leader itself only
@@ -318,7 +320,7 @@ class Raft:
             self._durable_hard_state = ready.hard_state
         self.handed_out_index = ready.applied_index(self.handed_out_index)
         if isinstance(self.role, Candidate) and self._durable_hard_state == self._hard_state:
-            self._count_vote(self.role, self.me)
+            elections.count_vote(self, self.role, self.me)
         if isinstance(self.role, Leader):
             self._commit_by_majority(self.role)
             self._leave_if_removed(self.role)
@@ -336,22 +338,20 @@ class Raft:
                 self._become_follower(message.term)
             return True
         if message.term > self.current_term:
-            if isinstance(message, RequestVote) and self._hears_a_leader() and not self._is_sent_by_leader(message):
-                # Leader stickiness (6, end; diss. 4.2.3): a member that was cut off must not depose a working leader.
-                self._refuse_vote(message)
+            if isinstance(message, RequestVote) and elections.is_disturbance(self, message):
+                elections.refuse_vote(self, message)
                 return False
             self._become_follower(message.term)
         elif message.term < self.current_term:
             if isinstance(message, AppendEntries):
                 # Its round counts in the term of the request, and must not count in ours should the sender lead again.
-                reply = self._append_reply(message, success=False, rejected_index=message.prev.index)
-                self._send(replace(reply, round=0))
+                self._send(replace(message.rejected(self.current_term), round=0))
             elif isinstance(message, RequestVote):
-                self._refuse_vote(message)
+                elections.refuse_vote(self, message)
             elif isinstance(message, InstallSnapshot):
-                self._send(self._install_reply(message, success=False))
+                self._send(message.refused(self.current_term))
             elif isinstance(message, TimeoutNow):
-                self._answer_timeout_now(message, accepted=False)
+                transfer.answer_timeout_now(self, message, accepted=False)
             return False  # an answer to what we asked in an earlier term has no meaning any more
         return True
 
@@ -373,211 +373,19 @@ class Raft:
         self._lost_reads += [read.token for read in leader.reads]
         self._note(f"steps down as the leader of term {self.current_term}: {why}")
 
-    # ---- elections (5.2, 5.4.1; diss. 9.6) ---------------------------------------------------------------------------
-
-    def _start_pre_vote(self) -> None:
-        if not self._may_stand():
-            self.role = Follower(self._draw_election_deadline())
-            return
-        if not isinstance(self.role, PreCandidate):  # said once, not at every further try
-            self._note(f"hears no leader in term {self.current_term}, asks for pre-votes")
-        self.role = PreCandidate(self._draw_election_deadline(), {self.me})
-        self._ask_for_votes(self.current_term + 1, pre_vote=True)
-        self._start_election_if_welcome(self.role)
-
-    def _may_stand(self) -> bool:
-        """Whether it has a vote; or had one until its removal, if that is not committed yet: there may be nobody else
-        who can win (diss. 4.2.2). Its own vote does not count then."""
-        return any(self.me in c.voters and self._is_meant_by(c) for c in self._configurations_in_question())
-
-    def _has_vote(self) -> bool:
-        """Whether it may vote; by what configuration, only the candidate knows (diss. 4.1).
-
-        Who belongs to nothing yet may have belonged here before, and have lost what it has acknowledged and voted then.
-        Nobody needs its vote: by the time that it counts, the log tells that it is a member."""
-        return any(self._is_meant_by(c) for c in self._configurations_in_question())
-
-    def _configurations_in_question(self) -> list[Configuration]:
-        """The latest configuration; and the one before, to which it may go back."""
-        return [self.configuration, *([self.log.configurations.previous] if self.is_changing else [])]
-
-    def _is_meant_by(self, configuration: Configuration) -> bool:
-        """Whether this very member belongs to it. The front of its log may tell of a time at which another had its id,
-        whose disk is lost: if several that are added again, and have no more of the log yet, took that for themselves,
-        they could elect a leader who lacks what has been committed since."""
-        return dict(configuration.joined).get(self.me, 0) >= self._joined
-
-    def _start_election_if_welcome(self, pre_candidate: PreCandidate) -> None:
-        if not is_majority(self.configuration.voters, pre_candidate.granted_by):
-            return
-        self._start_election()
-
-    def _start_election(self, released: Leadership | None = None) -> None:
-        self._hard_state = replace(self._hard_state, term=self.current_term + 1, voted_for=self.me)
-        self.role = Candidate(self._draw_election_deadline(), released=released)
-        self._note(f"stands for election in term {self.current_term}")
-        self._ask_for_votes(self.current_term, pre_vote=False, released=released)
-
-    def _ask_for_votes(self, term: int, pre_vote: bool, released: Leadership | None = None) -> None:
-        for voter in sorted(self.configuration.voters - {self.me}):
-            self._send(RequestVote(self.me, voter, term, self.log.last, pre_vote, released=released))
-
-    def _handle_request_vote(self, request: RequestVote) -> None:
-        up_to_date = request.last >= self.log.last and self._has_vote()
-        if request.pre_vote:
-            granted = request.term > self.current_term and up_to_date and not self._hears_a_leader()
-            term = request.term if granted else self.current_term
-            rival = isinstance(self.role, PreCandidate) and (request.last, request.sender) > (self.log.last, self.me)
-            if granted and rival:
-                # Two that ask at the same time would split the votes, and cost a whole election timeout more.
-                self.role = Follower(self._draw_election_deadline())
-            self._send(self._vote_reply(request, granted=granted, term=term))
-        elif self.voted_for in (0, request.sender) and up_to_date:
-            self._hard_state = replace(self._hard_state, voted_for=request.sender)
-            follower = self.role if isinstance(self.role, Follower) else self._become_follower(self.current_term)
-            follower.election_deadline = self._draw_election_deadline()
-            self._send(self._vote_reply(request, granted=True, term=self.current_term))
-        else:
-            self._refuse_vote(request)
-
-    def _hears_a_leader(self) -> bool:
-        """Whether a leader is at work as far as this member knows: one that heard from a majority (a leader that has
-        not steps down), or was heard from within the shortest election timeout."""
-        if isinstance(self.role, Leader):
-            return not self._has_lost_majority(self.role)
-        return isinstance(self.role, Follower) and self._now - self.role.leader_heard_at < self.config.election_timeout
-
-    def _is_sent_by_leader(self, request: RequestVote) -> bool:
-        """Whether the very leader that this member follows, in this very term, has asked for the election (3.10)."""
-        return request.released == Leadership(self.leader_id, self.current_term)
-
-    def _handle_vote_reply(self, reply: RequestVoteReply) -> None:
-        role = self.role
-        if not reply.granted:
-            return
-        if reply.pre_vote:
-            if isinstance(role, PreCandidate) and reply.term == self.current_term + 1:
-                role.granted_by.add(reply.sender)
-                self._start_election_if_welcome(role)
-        elif isinstance(role, Candidate | Leader):
-            role.promised_until.setdefault(reply.sender, self._now + reply.remaining_lease_ms / 1000)
-            if isinstance(role, Candidate):
-                self._count_vote(role, reply.sender)
-            elif self._now < role.serve_from:
-                role.serve_from = min(role.serve_from, self._end_of_promises(role.promised_until))
-                self._commit_by_majority(role)
-
-    def _count_vote(self, candidate: Candidate, voter: int) -> None:
-        candidate.granted_by.add(voter)
-        # Its own vote counts once it is durable, and without its own it can't win: it might vote again after a crash.
-        if self.me in candidate.granted_by and is_majority(self.configuration.voters, candidate.granted_by):
-            self._become_leader(candidate)
-
-    def _become_leader(self, candidate: Candidate) -> None:
-        last = self.log.last_index
-        log_time_ms = self.log.last_time_ms
-        promised_until = {**candidate.promised_until, self.me: self._promises.until(candidate.released)}
-        serve_from = self._end_of_promises(promised_until)
-        self.role = leader = Leader(
-            progress={peer: Progress(next_index=last + 1) for peer in self.configuration.members - {self.me}},
-            rounds=Rounds(self.me, self._now),
-            heartbeat_due=self._now + self.config.heartbeat_interval,
-            term_start_index=last + 1,
-            serve_from=serve_from,
-            promised_until=promised_until,
-            elected_at=self._now,
-            log_time_ms=log_time_ms,
-        )
-        self._adopt_configuration(leader)
-        # Section 8: only an entry of its own term tells a leader what is committed.
-        self.log.append([Entry(last + 1, self.current_term, EntryKind.NO_OP, self.config.term_settings, log_time_ms)])
-        voters = ", ".join(map(str, sorted(candidate.granted_by)))
-        self._note(f"leads term {self.current_term}, elected by {voters}")
-        if serve_from > self._now:
-            wait = serve_from - self._now
-            self._note(f"waits {wait:.3f} s for an earlier leader's lease to run out before it commits or serves")
-
-    def _end_of_promises(self, promised_until: Mapping[int, float]) -> float:
-        """When all that some majority of the voters has promised to earlier leaders will have run out. A lease rests on
-        a majority, and any two share a voter; so no lease is left then."""
-        voters = self.configuration.voters
-        ends = sorted(until for voter, until in promised_until.items() if voter in voters)
-        return ends[majority(voters) - 1]
-
-    # ---- handing over (diss. 3.10; transfer.py) ----------------------------------------------------------------------
-
-    def _begin_transfer(self, leader: Leader, target: int) -> int:
-        if leader.transfer is not None:
-            raise TransferRefused(f"leadership is being handed over to node {leader.transfer.target} already")
-        if not self.is_serving:
-            waits = self._now < leader.serve_from
-            raise TransferRefused(
-                "it still waits for an earlier leader's lease to run out" if waits else "it has only just been elected"
-            )
-        patience = self.config.election_timeout
-        since, voters = self._now - patience, self.configuration.voters
-        target = choose_target(target, self.me, voters, leader.progress, leader.rounds, since)
-        leader.transfer = Transfer(target, give_up_at=self._now + patience)
-        self._note(f"hands leadership of term {self.current_term} over to node {target}")
-        return target
-
-    def _go_on_with_transfer(self, leader: Leader) -> None:
-        """Tell the target as soon as its log is equal to the leader's. Also, so that no client is left in doubt, not
-        before everything is committed."""
-        transfer, last = leader.transfer, self.log.last_index
-        if transfer is None or transfer.is_told or transfer.target not in leader.progress:
-            return
-        if leader.progress[transfer.target].match_index == last == self.committed_index:
-            # First of all the lease, as in _leave_leadership; and for good, for the message may arrive at any time.
-            self.lease = None
-            leader.has_let_go = transfer.is_told = True
-            self._send(TimeoutNow(self.me, transfer.target, self.current_term))
-
-    def _name_successor(self, leader: Leader) -> None:
-        """Who is about to step down for good need not leave others to time out, if one of them has everything."""
-        with suppress(TransferRefused):
-            since, voters = self._now - self.config.election_timeout, self.configuration.voters
-            target = choose_target(0, self.me, voters, leader.progress, leader.rounds, since)
-            if leader.progress[target].match_index == self.log.last_index:
-                self.lease = None
-                self._send(TimeoutNow(self.me, target, self.current_term))
-
-    def _handle_timeout_now(self, request: TimeoutNow) -> None:
-        follows = isinstance(self.role, Follower) and self.role.leader_id == request.sender
-        accepted = follows and self.me in self.configuration.voters and self._is_meant_by(self.configuration)
-        if accepted:
-            self._note(f"is to take over from node {request.sender}, the leader of term {request.term}")
-            self._start_election(released=Leadership(request.sender, request.term))
-        self._answer_timeout_now(request, accepted)
-
-    def _handle_timeout_now_reply(self, reply: TimeoutNowReply) -> None:
-        """Nothing to do: if the target stands, its term has ended ours; if not, it is asked again."""
-
-    def _answer_timeout_now(self, request: TimeoutNow, accepted: bool) -> None:
-        self._send(TimeoutNowReply(self.me, request.sender, self.current_term, accepted, request.call))
-
     # ---- replication, as the follower (5.3) --------------------------------------------------------------------------
 
     def _handle_append_entries(self, request: AppendEntries) -> None:
         self._follow(request)
         self._promise(request)
         if not self.log.holds(request.prev):
-            term, index = self.log.conflict(request.prev.index)
-            self._send(
-                self._append_reply(
-                    request,
-                    success=False,
-                    rejected_index=request.prev.index,
-                    conflicting_term=term,
-                    conflicting_index=index,
-                )
-            )
+            self._send(request.rejected(self.current_term, *self.log.conflict(request.prev.index)))
             return
         self.log.merge(request.entries)
         # This request vouches for the log up to here and no further (hazards 22, 23).
         verified = request.prev.index + len(request.entries)
         self._commit(min(request.leader_commit, verified))
-        self._send(self._append_reply(request, success=True, match_index=verified))
+        self._send(request.accepted(self.current_term, verified))
 
     def _follow(self, request: AppendEntries | InstallSnapshot) -> None:
         """Recognize the sender as the leader of this term."""
@@ -587,7 +395,7 @@ class Raft:
         if follower.leader_id != request.sender:
             follower.leader_id = request.sender
             self._note(f"follows {request.sender}, the leader of term {self.current_term}")
-        if not self._has_vote() and not self.voted_for:
+        if not elections.has_vote(self) and not self.voted_for:
             # As above: it must not vote for another in this term, in which its earlier self may have elected this one.
             self._hard_state = replace(self._hard_state, voted_for=request.sender)
         follower.leader_heard_at = self._now
@@ -612,8 +420,7 @@ class Raft:
         else:
             self._restore(request.snapshot)
         # What is committed here is in the log of whoever leads this term (Leader Completeness, 5.4.3).
-        match_index = max(last.index, self.committed_index)
-        self._send(self._install_reply(request, success=True, match_index=match_index))
+        self._send(request.accepted(self.current_term, max(last.index, self.committed_index)))
 
     def _restore(self, snapshot: SnapshotMeta) -> None:
         """Begin anew from a snapshot."""
@@ -634,21 +441,13 @@ class Raft:
             self._note(f"goes on leading: node {leader.transfer.target} has not taken over")
             leader.transfer = None
         if self._now >= leader.heartbeat_due + self.config.election_timeout - self.config.heartbeat_interval:
-            self._make_room(leader)
+            transfer.make_room(self, leader)
         if self._now >= leader.heartbeat_due:
             for progress in leader.progress.values():
                 if progress.is_overdue(self._now, self.config.append_timeout):
                     progress.probe(progress.match_index + 1)
             self._begin_round(leader)
         self._commit_by_majority(leader)  # a wait for an earlier lease may have ended
-
-    def _make_room(self, leader: Leader) -> None:
-        """Nobody has heard anything of this leader for an election timeout, since it was kept from its turn for so
-        long, most likely by its disk (hazard 17). If it leads all the same, somebody else had better."""
-        if leader.transfer is None:
-            self._note(f"could not send a heartbeat for {self.config.election_timeout} s: is the disk too slow?")
-            with suppress(TransferRefused):
-                self._begin_transfer(leader, 0)
 
     def _has_lost_majority(self, leader: Leader) -> bool:
         voters = self.configuration.voters
@@ -727,7 +526,8 @@ class Raft:
             self._take_match(leader, reply.sender, reply.match_index)
             self._promote_if_caught_up(leader, reply.sender)
         elif not progress.is_stale_rejection(reply.rejected_index):
-            progress.probe(self._next_index_after(reply))
+            theirs = reply.conflicting_term, reply.conflicting_index
+            progress.probe(self.log.next_index_after(reply.rejected_index, *theirs))
             # A follower that rejects what it once acknowledged has lost its log. Asking again at once would get the
             # same answer, as fast as the network goes.
             progress.probe_sent = progress.next_index > reply.rejected_index
@@ -747,15 +547,6 @@ class Raft:
             raise InvariantBroken(f"{peer} acknowledges entry {match_index}, which was never sent")
         if leader.progress[peer].succeeded(match_index):
             self._commit_by_majority(leader)
-
-    def _next_index_after(self, rejection: AppendEntriesReply) -> int:
-        """Where to try next: behind our last entry of the conflicting term, or before all of theirs (5.3, end)."""
-        at_most = min(rejection.rejected_index, self.log.last_index)
-        if rejection.conflicting_term:
-            shared = self.log.last_index_of_term(rejection.conflicting_term, at_most)
-            if shared:
-                return min(shared + 1, at_most)
-        return max(1, min(rejection.conflicting_index, at_most))
 
     def _commit_by_majority(self, leader: Leader) -> None:
         """Commit what a majority holds durably; only an entry of this term commits by counting (5.4.2, figure 8)."""
@@ -805,7 +596,7 @@ class Raft:
         leader.removal_is_committed(self._now + 4 * self.config.election_timeout)
         if self.me not in self.configuration.voters:
             self._begin_round(leader)  # says what is committed
-            self._name_successor(leader)
+            transfer.name_successor(self, leader)
             self._become_follower(self.current_term, f"removed by entry {removed_at}")
 
     # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------
@@ -852,38 +643,6 @@ class Raft:
             return []
         return self.log.entries(self.handed_out_index + 1, self.committed_index, self.config.max_apply_bytes)
 
-    def _append_reply(
-        self,
-        request: AppendEntries,
-        success: bool,
-        match_index: int = 0,
-        rejected_index: int = 0,
-        conflicting_term: int = 0,
-        conflicting_index: int = 0,
-    ) -> AppendEntriesReply:
-        return AppendEntriesReply(
-            self.me,
-            request.sender,
-            self.current_term,
-            success,
-            request.round,
-            match_index,
-            rejected_index,
-            conflicting_term,
-            conflicting_index,
-            request.call,
-        )
-
-    def _install_reply(self, request: InstallSnapshot, success: bool, match_index: int = 0) -> InstallSnapshotReply:
-        return InstallSnapshotReply(self.me, request.sender, self.current_term, success, match_index, request.call)
-
-    def _vote_reply(self, request: RequestVote, granted: bool, term: int) -> RequestVoteReply:
-        remaining_ms = self._promises.remaining_ms(self._now, request.released)
-        return RequestVoteReply(self.me, request.sender, term, granted, request.pre_vote, remaining_ms, request.call)
-
-    def _refuse_vote(self, request: RequestVote) -> None:
-        self._send(self._vote_reply(request, granted=False, term=self.current_term))
-
     def _send(self, message: Message) -> None:
         self._outbox.append(message)
 
@@ -894,10 +653,10 @@ class Raft:
 _HANDLERS: dict[type[Message], Callable[[Raft, Any], None]] = {
     AppendEntries: Raft._handle_append_entries,
     AppendEntriesReply: Raft._handle_append_reply,
-    RequestVote: Raft._handle_request_vote,
-    RequestVoteReply: Raft._handle_vote_reply,
+    RequestVote: elections.handle_request_vote,
+    RequestVoteReply: elections.handle_vote_reply,
     InstallSnapshot: Raft._handle_install_snapshot,
     InstallSnapshotReply: Raft._handle_install_reply,
-    TimeoutNow: Raft._handle_timeout_now,
-    TimeoutNowReply: Raft._handle_timeout_now_reply,
+    TimeoutNow: transfer.handle_timeout_now,
+    TimeoutNowReply: transfer.handle_timeout_now_reply,
 }

@@ -247,6 +247,16 @@ class Log:
         term = self.term(index)
         return term, self._first_index_of_term(term, index)
 
+    def next_index_after(self, rejected_index: int, conflicting_term: int, conflicting_index: int) -> int:
+        """Where a leader tries next, after such an answer: behind its own last entry of the conflicting term, or before
+        all of the follower's (5.3, end)."""
+        at_most = min(rejected_index, self.last_index)
+        if conflicting_term:
+            shared = self.last_index_of_term(conflicting_term, at_most)
+            if shared:
+                return min(shared + 1, at_most)
+        return max(1, min(conflicting_index, at_most))
+
     def _first_index_of_term(self, term: int, at_most: int) -> int:
         # Terms never fall along a log, so it can be searched by halves. Below the commit index nothing can conflict.
         start = self.committed_index + 1

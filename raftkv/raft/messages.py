@@ -30,6 +30,15 @@ class AppendEntries:
     call: int = 0
     incarnation: bytes = b""
 
+    def accepted(self, term: int, match_index: int) -> AppendEntriesReply:
+        """The answer of a follower in `term`, whose durable log is the leader's up to there."""
+        return AppendEntriesReply(self.recipient, self.sender, term, True, self.round, match_index, call=self.call)
+
+    def rejected(self, term: int, conflicting_term: int = 0, conflicting_index: int = 0) -> AppendEntriesReply:
+        """The answer of a follower in `term`, whose log does not hold `prev`."""
+        conflict = self.prev.index, conflicting_term, conflicting_index
+        return AppendEntriesReply(self.recipient, self.sender, term, False, self.round, 0, *conflict, self.call)
+
 
 @dataclass(frozen=True, slots=True)
 class AppendEntriesReply:
@@ -97,6 +106,14 @@ class InstallSnapshot:
     term: int
     snapshot: SnapshotMeta
     call: int = 0
+
+    def accepted(self, term: int, match_index: int) -> InstallSnapshotReply:
+        """The answer of a follower in `term`, whose durable log is the leader's up to there."""
+        return InstallSnapshotReply(self.recipient, self.sender, term, True, match_index, self.call)
+
+    def refused(self, term: int) -> InstallSnapshotReply:
+        """The answer of a member whose `term` is a later one."""
+        return InstallSnapshotReply(self.recipient, self.sender, term, False, call=self.call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from raftkv.raft.catching_up import CatchingUp
 from raftkv.raft.lease import Rounds
 from raftkv.raft.progress import Progress
-from raftkv.raft.transfer import Transfer
 from raftkv.raft.types import Configuration, Leadership
 
 
@@ -53,6 +52,16 @@ class WaitingRead:
     """What had been committed when the read arrived."""
     round: int
     """The round that has to be acknowledged by a majority; 0: none, the lease was valid when the read arrived."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A transfer that is under way."""
+
+    target: int
+    give_up_at: float
+    is_told: bool = False
+    """TimeoutNow has been sent; with each heartbeat it is sent again."""
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _KV, _REPLICA, _PIPELINE, _SERVICE = "raft/core.py", "kv.py", "replica.py", "pipeline.py", "service.py"
+_ELECTIONS = "raft/elections.py"
 _STREAM = "client_stream.py"
 _SESSION = "StateMachine._apply_in_session"
 _EXACTLY_ONCE = ("tests/client/test_exactly_once.py", "tests/client/test_pipeline.py")
@@ -15,10 +16,10 @@ CLIENTS = [
         (43,),
         (
             Patch(
-                _CORE,
-                "Raft._start_pre_vote",
-                "PreCandidate(self._draw_election_deadline(), {self.me})",
-                "PreCandidate(self._draw_election_deadline(), set(self.configuration.voters))",
+                _ELECTIONS,
+                "start_pre_vote",
+                "PreCandidate(raft._draw_election_deadline(), {raft.me})",
+                "PreCandidate(raft._draw_election_deadline(), set(raft.configuration.voters))",
             ),
         ),
         ("tests/raft/test_dissertation_9_6.py",),
@@ -26,13 +27,13 @@ CLIENTS = [
     Mutant(
         "who hears a leader is willing to vote for another",
         (43,),
-        (Patch(_CORE, "Raft._handle_request_vote", "and not self._hears_a_leader()", ""),),
+        (Patch(_ELECTIONS, "handle_request_vote", "and not _hears_a_leader(raft)", ""),),
         ("tests/raft/test_dissertation_9_6.py",),
     ),
     Mutant(
         "a vote request deposes a leader that works",
         (43,),
-        (Patch(_CORE, "Raft._settle_term", "and self._hears_a_leader()", "and False"),),
+        (Patch(_ELECTIONS, "is_disturbance", "return _hears_a_leader(raft) and", "return False and"),),
         ("tests/raft/test_dissertation_4_2_3.py",),
     ),
     Mutant(
@@ -46,9 +47,9 @@ CLIENTS = [
         (44,),
         (
             Patch(
-                _CORE,
-                "Raft._hears_a_leader",
-                "return not self._has_lost_majority(self.role)",
+                _ELECTIONS,
+                "_hears_a_leader",
+                "return not raft._has_lost_majority(raft.role)",
                 "return True",
             ),
         ),
@@ -70,7 +71,11 @@ CLIENTS = [
     Mutant(
         "a leader of an earlier term gets no answer",
         (44,),
-        (Patch(_CORE, "Raft._settle_term", "self._send(replace(reply, round=0))", "pass"),),
+        (
+            Patch(
+                _CORE, "Raft._settle_term", "self._send(replace(message.rejected(self.current_term), round=0))", "pass"
+            ),
+        ),
         ("tests/raft/test_hazards.py", "tests/raft/test_paper_5_1.py"),
     ),
     Mutant(

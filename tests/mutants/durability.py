@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _KV, _REPLICA, _TURN = "raft/core.py", "kv.py", "replica.py", "turn.py"
+_ELECTIONS = "raft/elections.py"
 _DISK, _SEGMENT, _LOG, _STORAGE = "disk.py", "segment.py", "segmented_log.py", "storage.py"
 _BEFORE_DISK = ("tests/raft/test_hazards.py", "tests/raft/test_lease_rules.py", "tests/raft/test_core.py")
 _CRASHES = ("tests/storage/test_crashes.py", "tests/storage/test_hazards.py")
@@ -75,10 +76,10 @@ DURABILITY = [
         (4,),
         (
             Patch(
-                _CORE,
-                "Raft._count_vote",
+                _ELECTIONS,
+                "count_vote",
                 "candidate.granted_by.add(voter)",
-                "votes = [voter, *sorted(self.configuration.voters)]\n"
+                "votes = [voter, *sorted(raft.configuration.voters)]\n"
                 "candidate.granted_by.add(next((v for v in votes if v not in candidate.granted_by), voter))",
             ),
         ),

@@ -43,8 +43,8 @@ INSTALLING = [
             Patch(
                 _CORE,
                 "Raft._handle_install_snapshot",
-                "match_index = max(last.index, self.committed_index)",
-                "match_index = last.index",
+                "max(last.index, self.committed_index)",
+                "last.index",
             ),
         ),
         _PAPER,

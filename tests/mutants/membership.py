@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LOG, _ROLES, _LEASE = "raft/core.py", "raft/log.py", "raft/roles.py", "raft/lease.py"
+_ELECTIONS = "raft/elections.py"
 _WIPED = ("tests/node/test_wiped.py",)
 _RULES = ("tests/raft/test_dissertation_4_1.py", "tests/raft/test_dissertation_4_2.py")
 
@@ -109,10 +110,10 @@ MEMBERSHIP = [
         (),
         (
             Patch(
-                _CORE,
-                "Raft._count_vote",
-                "is_majority(self.configuration.voters",
-                "is_majority(self.configuration.members",
+                _ELECTIONS,
+                "count_vote",
+                "is_majority(raft.configuration.voters",
+                "is_majority(raft.configuration.members",
             ),
         ),
         _RULES,
@@ -139,13 +140,13 @@ MEMBERSHIP = [
     Mutant(
         "a member that is being removed does not stand for election",
         (),
-        (Patch(_CORE, "Raft._configurations_in_question", "if self.is_changing else", "if False else"),),
+        (Patch(_ELECTIONS, "_configurations_in_question", "if raft.is_changing else", "if False else"),),
         _RULES,
     ),
     Mutant(
         "a removed member goes on standing for election",
         (),
-        (Patch(_CORE, "Raft._configurations_in_question", "if self.is_changing else", "if True else"),),
+        (Patch(_ELECTIONS, "_configurations_in_question", "if raft.is_changing else", "if True else"),),
         _RULES,
     ),
     Mutant(
@@ -195,7 +196,7 @@ MEMBERSHIP = [
     Mutant(
         "a member that belongs to nothing yet votes",
         (),
-        (Patch(_CORE, "Raft._handle_request_vote", " and self._has_vote()", ""),),
+        (Patch(_ELECTIONS, "handle_request_vote", " and has_vote(raft)", ""),),
         _RULES,
     ),
     Mutant(
@@ -203,9 +204,9 @@ MEMBERSHIP = [
         (46,),
         (
             Patch(
-                _CORE,
-                "Raft._is_meant_by",
-                "dict(configuration.joined).get(self.me, 0) >= self._joined",
+                _ELECTIONS,
+                "is_meant_by",
+                "dict(configuration.joined).get(raft.me, 0) >= raft._joined",
                 "bool(configuration.members)",
             ),
         ),
@@ -216,10 +217,10 @@ MEMBERSHIP = [
         (46,),
         (
             Patch(
-                _CORE,
-                "Raft._is_meant_by",
-                "dict(configuration.joined).get(self.me, 0) >= self._joined",
-                "not self._joined or self.me in dict(configuration.joined)",
+                _ELECTIONS,
+                "is_meant_by",
+                "dict(configuration.joined).get(raft.me, 0) >= raft._joined",
+                "not raft._joined or raft.me in dict(configuration.joined)",
             ),
         ),
         _RULES,
@@ -228,7 +229,7 @@ MEMBERSHIP = [
     Mutant(
         "a newcomer may vote in the term of its first leader",
         (),
-        (Patch(_CORE, "Raft._follow", "if not self._has_vote() and not self.voted_for:", "if False:"),),
+        (Patch(_CORE, "Raft._follow", "if not elections.has_vote(self) and not self.voted_for:", "if False:"),),
         _RULES,
     ),
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LEASE, _REPLICA, _TRANSPORT = "raft/core.py", "raft/lease.py", "replica.py", "transport.py"
+_ELECTIONS = "raft/elections.py"
 _RULES = ("tests/raft/test_lease_rules.py",)
 _ROUNDS = ("tests/raft/test_lease.py", "tests/raft/test_read_rules.py", "tests/raft/test_regressions.py")
 
@@ -70,7 +71,13 @@ READS = [
     Mutant(
         "the answer to a request of an earlier term is of a round of this one",
         (38,),
-        (Patch(_CORE, "Raft._settle_term", "self._send(replace(reply, round=0))", "self._send(reply)"),),
+        (
+            Patch(
+                *(_CORE, "Raft._settle_term"),
+                "replace(message.rejected(self.current_term), round=0)",
+                "message.rejected(self.current_term)",
+            ),
+        ),
         ("tests/raft/test_regressions.py",),
     ),
     Mutant(
@@ -149,10 +156,10 @@ READS = [
         (42,),
         (
             Patch(
-                _CORE,
-                "Raft._become_leader",
-                "serve_from = self._end_of_promises(promised_until)",
-                "serve_from = self._now",
+                _ELECTIONS,
+                "_become_leader",
+                "serve_from = _end_of_promises(raft, promised_until)",
+                "serve_from = raft._now",
             ),
         ),
         ("tests/raft/test_hazards.py",),
@@ -163,10 +170,10 @@ READS = [
         (42,),
         (
             Patch(
-                _CORE,
-                "Raft._become_leader",
-                "self.me: self._promises.until(candidate.released)",
-                "self.me: self._now",
+                _ELECTIONS,
+                "_become_leader",
+                "raft.me: raft._promises.until(candidate.released)",
+                "raft.me: raft._now",
             ),
         ),
         _RULES,
@@ -176,8 +183,8 @@ READS = [
         (42,),
         (
             Patch(
-                _CORE,
-                "Raft._end_of_promises",
+                _ELECTIONS,
+                "_end_of_promises",
                 "ends[majority(voters) - 1]",
                 "ends[0]",
             ),
@@ -211,9 +218,9 @@ READS = [
         (42,),
         (
             Patch(
-                _CORE,
-                "Raft._vote_reply",
-                "remaining_ms = self._promises.remaining_ms(self._now, request.released)",
+                _ELECTIONS,
+                "_vote_reply",
+                "remaining_ms = raft._promises.remaining_ms(raft._now, request.released)",
                 "remaining_ms = 0",
             ),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LOG, _PROGRESS, _QUORUM = "raft/core.py", "raft/log.py", "raft/progress.py", "raft/quorum.py"
+_ELECTIONS = "raft/elections.py"
 _HAZARDS = ("tests/raft/test_hazards.py",)
 
 REPLICATION = [
@@ -17,7 +18,7 @@ REPLICATION = [
     Mutant(
         "a new leader appends no NO-OP",
         (20, 37),
-        (Patch(_CORE, "Raft._become_leader", "self.log.append([Entry(", "0 and self.log.append([Entry("),),
+        (Patch(_ELECTIONS, "_become_leader", "raft.log.append([Entry(", "0 and raft.log.append([Entry("),),
         ("tests/raft/test_paper_5_4.py",),
     ),
     Mutant(
@@ -59,8 +60,8 @@ REPLICATION = [
             Patch(
                 _CORE,
                 "Raft._handle_append_entries",
-                "match_index=verified)",
-                "match_index=self.log.last_index)",
+                "request.accepted(self.current_term, verified)",
+                "request.accepted(self.current_term, self.log.last_index)",
             ),
         ),
         _HAZARDS,
@@ -122,10 +123,10 @@ REPLICATION = [
         (
             Patch(_CORE, "Raft._leave_leadership", "self.lease = None", "self.lease = None\nself._former = leader"),
             Patch(
-                _CORE,
-                "Raft._become_leader",
+                _ELECTIONS,
+                "_become_leader",
                 "peer: Progress(next_index=last + 1)",
-                "peer: self._former.progress[peer] if hasattr(self, '_former') else Progress(next_index=last + 1)",
+                "peer: raft._former.progress[peer] if hasattr(raft, '_former') else Progress(next_index=last + 1)",
             ),
         ),
         _HAZARDS,
@@ -244,7 +245,7 @@ REPLICATION = [
     Mutant(
         "anybody gets a vote, whatever its log",
         (30,),
-        (Patch(_CORE, "Raft._handle_request_vote", "up_to_date = request.last >= self.log.last", "up_to_date = True"),),
+        (Patch(_ELECTIONS, "handle_request_vote", "up_to_date = request.last >= raft.log.last", "up_to_date = True"),),
         ("tests/raft/test_paper_5_4.py",),
         (1,),
     ),
@@ -253,10 +254,10 @@ REPLICATION = [
         (30,),
         (
             Patch(
-                _CORE,
-                "Raft._handle_request_vote",
-                "request.last >= self.log.last",
-                "request.last.index >= self.log.last.index",
+                _ELECTIONS,
+                "handle_request_vote",
+                "request.last >= raft.log.last",
+                "request.last.index >= raft.log.last.index",
             ),
         ),
         ("tests/raft/test_paper_5_4.py",),
@@ -264,7 +265,7 @@ REPLICATION = [
     Mutant(
         "an equal log is not good enough",
         (30,),
-        (Patch(_CORE, "Raft._handle_request_vote", "request.last >= self.log.last", "request.last > self.log.last"),),
+        (Patch(_ELECTIONS, "handle_request_vote", "request.last >= raft.log.last", "request.last > raft.log.last"),),
         ("tests/raft/test_paper_5_2.py",),
     ),
     Mutant(
@@ -272,10 +273,10 @@ REPLICATION = [
         (36,),
         (
             Patch(
-                _CORE,
-                "Raft._become_leader",
-                "last = self.log.last_index",
-                "self.handed_out_index = last = self.log.last_index",
+                _ELECTIONS,
+                "_become_leader",
+                "last = raft.log.last_index",
+                "raft.handed_out_index = last = raft.log.last_index",
             ),
         ),
         ("tests/raft/test_hazards.py", "tests/raft/test_dissertation_6_3.py", "tests/raft/test_random_cluster.py"),

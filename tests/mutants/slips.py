@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LEASE, _LOG, _PROGRESS = "raft/core.py", "raft/lease.py", "raft/log.py", "raft/progress.py"
+_ELECTIONS = "raft/elections.py"
 _INDEX, _SEGMENT, _SEGMENTED, _STORAGE = "log_index.py", "segment.py", "segmented_log.py", "storage.py"
 _KV, _SERVICE, _TURN = "kv.py", "service.py", "turn.py"
 
@@ -35,44 +36,44 @@ SLIPS = [
     ),
     _slip(
         "a member votes for itself again in the same term",
-        *(_CORE, "Raft._start_election", "term=self.current_term + 1, voted_for", "voted_for"),
+        *(_ELECTIONS, "start_election", "term=raft.current_term + 1, voted_for", "voted_for"),
         "tests/raft/test_paper_5_2.py",
     ),
     _slip(
         "a second vote is given in a term",
-        *(_CORE, "Raft._handle_request_vote", "self.voted_for in (0, request.sender) and up_to_date", "up_to_date"),
+        *(_ELECTIONS, "handle_request_vote", "raft.voted_for in (0, request.sender) and up_to_date", "up_to_date"),
         "tests/raft/test_paper_5_2.py",
     ),
     _slip(
         "who votes for a candidate does not note it",
-        *(_CORE, "Raft._handle_request_vote"),
-        "self._hard_state = replace(self._hard_state, voted_for=request.sender)",
+        *(_ELECTIONS, "handle_request_vote"),
+        "raft._hard_state = replace(raft._hard_state, voted_for=request.sender)",
         "pass",
         "tests/raft/test_paper_5_2.py",
     ),
     _slip(
         "a candidate needs only the others' votes",
-        *(_CORE, "Raft._count_vote", "self.me in candidate.granted_by and", ""),
+        *(_ELECTIONS, "count_vote", "raft.me in candidate.granted_by and", ""),
         "tests/raft/test_core.py",
     ),
     _slip(
         "a vote that was refused counts",
-        *(_CORE, "Raft._handle_vote_reply", "if not reply.granted:", "if False:"),
+        *(_ELECTIONS, "handle_vote_reply", "if not reply.granted:", "if False:"),
         "tests/raft/test_paper_5_2.py",
     ),
     _slip(
         "a pre-vote of any term is welcome",
-        *(_CORE, "Raft._handle_vote_reply", "and reply.term == self.current_term + 1", ""),
+        *(_ELECTIONS, "handle_vote_reply", "and reply.term == raft.current_term + 1", ""),
         "tests/raft/test_dissertation_9_6.py",
     ),
     _slip(
         "a new leader starts one entry too late",
-        *(_CORE, "Raft._become_leader", "Progress(next_index=last + 1)", "Progress(next_index=last + 2)"),
+        *(_ELECTIONS, "_become_leader", "Progress(next_index=last + 1)", "Progress(next_index=last + 2)"),
         "tests/raft/test_paper_5_3.py",
     ),
     _slip(
         "a leader's NO-OP does not count as its first entry",
-        *(_CORE, "Raft._become_leader", "term_start_index=last + 1", "term_start_index=last"),
+        *(_ELECTIONS, "_become_leader", "term_start_index=last + 1", "term_start_index=last"),
         "tests/raft/test_dissertation_6_4.py",
     ),
     _slip(
@@ -94,15 +95,15 @@ SLIPS = [
     ),
     _slip(
         "who rejects is asked again at the same place",
-        *(_CORE, "Raft._next_index_after"),
-        "return max(1, min(rejection.conflicting_index, at_most))",
+        *(_LOG, "Log.next_index_after"),
+        "return max(1, min(conflicting_index, at_most))",
         "return max(1, at_most + 1)",
         "tests/raft/test_paper_5_3.py",
     ),
     _slip(
         "a granted vote does not hold back the voter's own election",
-        *(_CORE, "Raft._handle_request_vote"),
-        "follower.election_deadline = self._draw_election_deadline()",
+        *(_ELECTIONS, "handle_request_vote"),
+        "follower.election_deadline = raft._draw_election_deadline()",
         "pass",
         "tests/raft/test_paper_5_2.py",
     ),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LEASE, _TRANSFER = "raft/core.py", "raft/lease.py", "raft/transfer.py"
+_ELECTIONS = "raft/elections.py"
 _RULES, _3_10 = ("tests/raft/test_transfer_rules.py",), ("tests/raft/test_dissertation_3_10.py",)
 
-_REVOKE = "self.lease = None\nleader.has_let_go = transfer.is_told = True"
+_REVOKE = "raft.lease = None\nleader.has_let_go = transfer.is_told = True"
 
-_WAITING_TRANSFERS = Patch(_CORE, "Raft._begin_transfer", "if not self.is_serving:", "if False:")
+_WAITING_TRANSFERS = Patch(_TRANSFER, "begin_transfer", "if not raft.is_serving:", "if False:")
 _RELEASED_IS_ALL = Patch(
     *(_LEASE, "Promises.until", "if whom != released)", "if released is None)"),
 )
@@ -19,7 +20,7 @@ TRANSFERS = [
         "the lease survives the transfer",
         (40,),
         (
-            Patch(_CORE, "Raft._go_on_with_transfer", _REVOKE, "transfer.is_told = True"),
+            Patch(_TRANSFER, "go_on_with_transfer", _REVOKE, "transfer.is_told = True"),
             Patch("raft/invariants.py", "check_state", "isinstance(role, Leader) and not role.has_let_go", "True"),
         ),
         ("tests/raft/test_hazards.py",),
@@ -53,11 +54,11 @@ TRANSFERS = [
         "the lease is revoked after TimeoutNow has left",
         (40,),
         (
-            Patch(_CORE, "Raft._go_on_with_transfer", _REVOKE, "transfer.is_told = True"),
+            Patch(_TRANSFER, "go_on_with_transfer", _REVOKE, "transfer.is_told = True"),
             Patch(
-                *(_CORE, "Raft._handle_timeout_now_reply"),
+                *(_TRANSFER, "handle_timeout_now_reply"),
                 '"""Nothing to do: if the target stands, its term has ended ours; if not, it is asked again."""',
-                "if isinstance(self.role, Leader):\n    self.role.has_let_go, self.lease = True, None",
+                "if isinstance(raft.role, Leader):\n    raft.role.has_let_go, raft.lease = True, None",
             ),
         ),
         _RULES,
@@ -65,7 +66,7 @@ TRANSFERS = [
     Mutant(
         "the target forgets who has let go",
         (40,),
-        (Patch(_CORE, "Raft._ask_for_votes", "pre_vote, released=released", "pre_vote"),),
+        (Patch(_ELECTIONS, "_ask_for_votes", "pre_vote, released=released", "pre_vote"),),
         _RULES,
     ),
     Mutant(
@@ -84,13 +85,13 @@ TRANSFERS = [
     Mutant(
         "a voter counts the promise that is released",
         (40,),
-        (Patch(_CORE, "Raft._vote_reply", "self._now, request.released", "self._now"),),
+        (Patch(_ELECTIONS, "_vote_reply", "raft._now, request.released", "raft._now"),),
         _RULES,
     ),
     Mutant(
         "the target counts its own promise that is released",
         (40,),
-        (Patch(_CORE, "Raft._become_leader", "until(candidate.released)", "until()"),),
+        (Patch(_ELECTIONS, "_become_leader", "until(candidate.released)", "until()"),),
         _RULES,
     ),
     Mutant("a release releases all promises", (40,), (_RELEASED_IS_ALL,), _RULES),
@@ -123,7 +124,7 @@ TRANSFERS = [
         (
             _WAITING_TRANSFERS,
             _RELEASED_IS_ALL,
-            Patch(_CORE, "Raft._go_on_with_transfer", "== last == self.committed_index", "== last"),
+            Patch(_TRANSFER, "go_on_with_transfer", "== last == raft.committed_index", "== last"),
         ),
         _RULES,
         (65,),
@@ -133,8 +134,8 @@ TRANSFERS = [
         (40,),
         (
             Patch(
-                *(_CORE, "Raft._is_sent_by_leader"),
-                "request.released == Leadership(self.leader_id, self.current_term)",
+                *(_ELECTIONS, "_is_sent_by_leader"),
+                "request.released == Leadership(raft.leader_id, raft.current_term)",
                 "request.released is not None",
             ),
         ),
@@ -143,25 +144,25 @@ TRANSFERS = [
     Mutant(
         "nobody holds on to a leader",
         (),
-        (Patch(_CORE, "Raft._settle_term", "and not self._is_sent_by_leader(message)", "and False"),),
+        (Patch(_ELECTIONS, "is_disturbance", "and not _is_sent_by_leader(raft, request)", "and False"),),
         _RULES,
     ),
     Mutant(
         "voters hold on to a leader that has let go",
         (),
-        (Patch(_CORE, "Raft._settle_term", "and not self._is_sent_by_leader(message)", ""),),
+        (Patch(_ELECTIONS, "is_disturbance", "and not _is_sent_by_leader(raft, request)", ""),),
         _RULES,
     ),
     Mutant(
         "any member can tell another to stand",
         (),
-        (Patch(_CORE, "Raft._handle_timeout_now", "and self.role.leader_id == request.sender", ""),),
+        (Patch(_TRANSFER, "handle_timeout_now", "and raft.role.leader_id == request.sender", ""),),
         _3_10,
     ),
     Mutant(
         "a learner stands when it is told to",
         (),
-        (Patch(_CORE, "Raft._handle_timeout_now", "follows and self.me in self.configuration.voters", "follows"),),
+        (Patch(_TRANSFER, "handle_timeout_now", "follows and raft.me in raft.configuration.voters", "follows"),),
         _3_10,
     ),
     Mutant(
@@ -173,17 +174,13 @@ TRANSFERS = [
     Mutant(
         "the target is told before it has caught up",
         (),
-        (
-            Patch(
-                _CORE, "Raft._go_on_with_transfer", ".match_index == last == self.committed_index", ".match_index >= 0"
-            ),
-        ),
+        (Patch(_TRANSFER, "go_on_with_transfer", ".match_index == last == raft.committed_index", ".match_index >= 0"),),
         _3_10,
     ),
     Mutant(
         "the target is told before everything is committed",
         (),
-        (Patch(_CORE, "Raft._go_on_with_transfer", "== last == self.committed_index", "== last"),),
+        (Patch(_TRANSFER, "go_on_with_transfer", "== last == raft.committed_index", "== last"),),
         _3_10,
     ),
     Mutant(
@@ -226,7 +223,7 @@ TRANSFERS = [
         (),
         (
             Patch(
-                _CORE, "Raft._handle_vote_reply", "isinstance(role, Candidate | Leader)", "isinstance(role, Candidate)"
+                _ELECTIONS, "handle_vote_reply", "isinstance(role, Candidate | Leader)", "isinstance(role, Candidate)"
             ),
         ),
         _RULES,
@@ -234,30 +231,26 @@ TRANSFERS = [
     Mutant(
         "a minority without promises is enough",
         (42,),
-        (Patch(_CORE, "Raft._end_of_promises", "majority(voters) - 1", "majority(voters) - 2"),),
+        (Patch(_ELECTIONS, "_end_of_promises", "majority(voters) - 1", "majority(voters) - 2"),),
         _RULES,
         (10,),
     ),
     Mutant(
         "a removed leader leaves an election behind it",
         (),
-        (Patch(_CORE, "Raft._leave_if_removed", "self._name_successor(leader)", "pass"),),
+        (Patch(_CORE, "Raft._leave_if_removed", "transfer.name_successor(self, leader)", "pass"),),
         ("tests/raft/test_dissertation_4_2.py",),
     ),
     Mutant(
         "a removed leader names somebody who lacks entries",
         (),
-        (
-            Patch(
-                *(_CORE, "Raft._name_successor", "leader.progress[target].match_index == self.log.last_index", "True")
-            ),
-        ),
+        (Patch(*(_TRANSFER, "name_successor", "leader.progress[target].match_index == raft.log.last_index", "True")),),
         ("tests/raft/test_dissertation_4_2.py",),
     ),
     Mutant(
         "rivals split the votes",
         (),
-        (Patch(_CORE, "Raft._handle_request_vote", "if granted and rival:", "if False:"),),
+        (Patch(_ELECTIONS, "handle_request_vote", "if granted and rival:", "if False:"),),
         ("tests/raft/test_dissertation_9_6.py",),
     ),
     Mutant(
@@ -265,7 +258,7 @@ TRANSFERS = [
         (),
         (
             Patch(
-                _CORE, "Raft._handle_request_vote", "and (request.last, request.sender) > (self.log.last, self.me)", ""
+                _ELECTIONS, "handle_request_vote", "and (request.last, request.sender) > (raft.log.last, raft.me)", ""
             ),
         ),
         ("tests/raft/test_dissertation_9_6.py",),
@@ -273,7 +266,7 @@ TRANSFERS = [
     Mutant(
         "a leader with a slow disk goes on leading",
         (17,),
-        (Patch(_CORE, "Raft._make_room", "self._begin_transfer(leader, 0)", "pass"),),
+        (Patch(_TRANSFER, "make_room", "begin_transfer(raft, leader, 0)", "pass"),),
         _3_10,
     ),
 ]

@@ -63,7 +63,7 @@ def test_an_answer_to_a_request_of_an_earlier_term_would_be_found_to_renew_a_lea
 
     def with_the_bug(raft: Raft, message: Message) -> bool:
         if isinstance(message, AppendEntries) and message.term < raft.current_term:
-            raft._send(raft._append_reply(message, success=False, rejected_index=message.prev.index))
+            raft._send(message.rejected(raft.current_term))
             return False
         return settle(raft, message)
 

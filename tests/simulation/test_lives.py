@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from raftkv.raft import elections
 from raftkv.raft.core import Raft
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Configuration
@@ -38,7 +39,7 @@ def test_members_that_take_an_earlier_one_for_themselves_would_be_found(monkeypa
     def by_its_id(raft: Raft, configuration: Configuration) -> bool:
         return not raft._joined or raft.me in dict(configuration.joined)
 
-    monkeypatch.setattr(Raft, "_is_meant_by", by_its_id)
+    monkeypatch.setattr(elections, "is_meant_by", by_its_id)
     with pytest.raises(Violation, match="Leader Completeness"):
         run_them()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from raftkv.raft import transfer as steps
 from raftkv.raft.core import Raft
 from raftkv.raft.lease import Promises
 from raftkv.raft.messages import TimeoutNow
@@ -67,7 +68,7 @@ def test_a_leader_that_keeps_its_lease_would_be_found(monkeypatch: pytest.Monkey
             transfer.is_told = True
             raft._send(TimeoutNow(raft.me, transfer.target, raft.current_term))
 
-    monkeypatch.setattr(Raft, "_go_on_with_transfer", without_revoking)
+    monkeypatch.setattr(steps, "go_on_with_transfer", without_revoking)
     with pytest.raises(Violation, match="still holds a lease"):
         run_many()
 
@@ -93,10 +94,10 @@ def test_releases_that_are_too_wide_would_be_found_to_break_a_lease(monkeypatch:
             raft.lease, leader.has_let_go, transfer.is_told = None, True, True
             raft._send(TimeoutNow(raft.me, transfer.target, raft.current_term))
 
-    begin = Raft._begin_transfer
+    begin = steps.begin_transfer
     monkeypatch.setattr(transfers, "_PLAYS", [transfers._during_a_wait])
     monkeypatch.setattr(Promises, "until", of_all)
-    monkeypatch.setattr(Raft, "_begin_transfer", always)
-    monkeypatch.setattr(Raft, "_go_on_with_transfer", told_at_once)
+    monkeypatch.setattr(steps, "begin_transfer", always)
+    monkeypatch.setattr(steps, "go_on_with_transfer", told_at_once)
     with pytest.raises(Violation, match="lease"):
         run_many()
