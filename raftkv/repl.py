@@ -5,8 +5,8 @@ a `_Replier` writes the reply, as text or as JSON. What differs between a termin
 come from. Everything travels as bytes: what is not UTF-8 becomes a surrogate on the way in (PEP 383) and the same byte
 again on the way out.
 
-Reading a line with history and completion, and drawing a table, is left to prompt_toolkit and rich. Both are imported
-only where they are used: a script that calls `client.py -c` a hundred times does not wait for them.
+The prompt, with history and completion, is in prompt.py. Drawing a table is left to rich. Both are imported only where
+they are used: a script that calls `client.py -c` a hundred times does not wait for them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypeVar
+from typing import Any, Final, NoReturn, TextIO, TypeVar
 
 from raftkv import __version__
 from raftkv.client import Client, ClusterMember, Error, NodeStatus, NotApplied, OutcomeUnknown
 from raftkv.front_door import INTERRUPTED, leave_ctrl_c
-
-if TYPE_CHECKING:
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import Completer
 
 T = TypeVar("T")
 Value = str | bytes | None | bool | list[bytes] | list[NodeStatus] | list[ClusterMember]
@@ -74,7 +70,7 @@ def _transfer(client: Client, target: bytes = b"") -> str:
 
 
 def _add(client: Client, member: bytes) -> str:
-    id, separator, address = _to_text(member).partition("=")
+    id, separator, address = to_text(member).partition("=")
     if not separator:
         raise Mistake("expected ADD id=address")
     client.add_member(_member_id(id), address)
@@ -82,7 +78,7 @@ def _add(client: Client, member: bytes) -> str:
 
 
 def _remove(client: Client, member: bytes) -> str:
-    client.remove_member(_member_id(_to_text(member)))
+    client.remove_member(_member_id(to_text(member)))
     return "OK"
 
 
@@ -238,7 +234,7 @@ def _to_bytes(word: str) -> bytes:
     return word.encode("utf-8", "surrogateescape")
 
 
-def _to_text(data: bytes) -> str:
+def to_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -339,7 +335,7 @@ def _as_json(value: Value | NodeStatus | ClusterMember) -> Any:
         case bool():
             return int(value)
         case bytes():
-            return _to_text(value)
+            return to_text(value)
         case NodeStatus() | ClusterMember():
             return asdict(value)
     return value
@@ -362,21 +358,26 @@ class Shell:
         self._closing: list[Thread] = []
         """They close clients that are done with, which may take a second."""
         self._replier = _JsonReplier(out) if as_json else _TextReplier(out)
+        self.learn: Callable[[Request, Value], object] = lambda request, value: None
+        """Called with each command that has been carried out and its reply, or None if it failed."""
         self.status = 0
 
     def run(self, line: str) -> Request | None:
         """Carry out a line, and reply. What was asked for, None if it was nothing. Raises KeyboardInterrupt, after a
         reply that says what is known."""
-        request = None
+        request, value = None, None
         try:
             request = parse(line)
             if request is not None and request.command.name != "EXIT":
-                self._replier.value(self.call(request.command.run, *request.words))
+                value = self.call(request.command.run, *request.words)
+                self._replier.value(value)
         except Error as error:
             self._fail(error)
         except KeyboardInterrupt:
             self._fail(_interrupted(request))
             raise
+        if request is not None:
+            self.learn(request, value)
         return request
 
     def call(self, function: Callable[..., T], *arguments: bytes) -> T:
@@ -440,7 +441,7 @@ def _run_lines(shell: Shell, lines: Iterable[str]) -> None:
 def _lines_of(source: TextIO) -> Iterator[str]:
     """The lines of standard input. Only a line feed ends a line; any other byte may be part of a value."""
     for line in source.buffer:
-        yield _to_text(line.removesuffix(b"\n"))
+        yield to_text(line.removesuffix(b"\n"))
 
 
 # ---- the prompt ------------------------------------------------------------------------------------------------------
@@ -448,9 +449,14 @@ def _lines_of(source: TextIO) -> Iterator[str]:
 
 def _converse(shell: Shell, timeout: float) -> None:
     """Read and carry out lines until the person leaves."""
-    print(_greeting(shell.call(Client.status), timeout), flush=True)
-    words: dict[str, None] = {}
-    prompt = _prompt(words)
+    from raftkv.prompt import Known, make_prompt
+
+    rows = shell.call(Client.status)
+    print(_greeting(rows, timeout), flush=True)
+    known = Known()
+    known.see(rows)
+    shell.learn = known.learn
+    prompt = make_prompt(known)
     while True:
         try:
             text = prompt.prompt("raftkv> ")
@@ -466,8 +472,6 @@ def _converse(shell: Shell, timeout: float) -> None:
                 break
             if request is not None and request.command.name == "EXIT":
                 return
-            if request is not None and request.command.names_key:
-                words.update(dict.fromkeys(_to_text(word) for word in request.words[:1]))
 
 
 def _greeting(rows: list[NodeStatus], timeout: float) -> str:
@@ -479,66 +483,6 @@ def _greeting(rows: list[NodeStatus], timeout: float) -> str:
     newest = max(leaders, key=lambda row: row.term, default=None)
     leader = f"member {newest.id} ({newest.address}) leads" if newest else "none leads yet"
     return f"raftkv {__version__}: {len(answering)} of {len(rows)} members answer, {leader}. HELP lists the commands."
-
-
-def _prompt(words: dict[str, None]) -> PromptSession[str]:
-    """A prompt with history and completion; `words` are the keys to be offered."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-
-    class QuietHistory(FileHistory):
-        """History is a comfort: where it can't be read or written, the program goes on without."""
-
-        def load_history_strings(self) -> Iterable[str]:
-            with suppress(OSError):
-                yield from super().load_history_strings()
-
-        def store_string(self, string: str) -> None:
-            with suppress(OSError, UnicodeEncodeError):
-                super().store_string(string)
-
-    path = _history_file()
-    history: History = InMemoryHistory() if path is None else QuietHistory(str(path))
-    return PromptSession(
-        history=history,
-        completer=_completer(words),
-        complete_while_typing=False,
-        auto_suggest=AutoSuggestFromHistory(),
-    )
-
-
-def _completer(words: dict[str, None]) -> Completer:
-    """Completes commands, and then the keys that have been named before."""
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-    from prompt_toolkit.document import Document
-
-    class LineCompleter(Completer):
-        def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-            before, _, typed = document.text_before_cursor.lstrip().rpartition(" ")
-            command = before.strip().upper()
-            if not command or command == "HELP":
-                candidates = [name for name in COMMANDS if name.startswith(typed.upper())]
-            elif command == "KEYS" or (command in COMMANDS and COMMANDS[command].names_key):
-                candidates = sorted(word for word in words if word.startswith(typed) and word == shlex.quote(word))
-            else:
-                candidates = []
-            return (Completion(word, start_position=-len(typed)) for word in candidates)
-
-    return LineCompleter()
-
-
-def _history_file() -> Path | None:
-    """A file that only its owner can read, since values are in it; None if there can't be one."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-        path = base / "raftkv" / "history"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except (OSError, RuntimeError):
-        return None
-    return path
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
@@ -584,7 +528,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_ctrl_c()
         with closing(shell):
             if arguments.commands:
-                _run_lines(shell, (_to_text(os.fsencode(command)) for command in arguments.commands))
+                _run_lines(shell, (to_text(os.fsencode(command)) for command in arguments.commands))
             elif sys.stdin is None:
                 pass  # closed by the caller: nobody has anything to say
             elif sys.stdin.isatty() and sys.stdout.isatty():

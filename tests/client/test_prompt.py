@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.client import ClusterMember, NodeStatus
+from raftkv.prompt import MAX_KEYS, Known
+from raftkv.repl import COMMANDS, Value, parse
 from tests.client.fake_cluster import FakeCluster, answer, hang_undone
 from tests.client.terminal import CTRL_C, CTRL_D, ENTER, TAB, UP, Terminal
 from tests.support.processes import free_addresses, wait_until
@@ -148,6 +151,81 @@ def test_tab_completes_commands_and_keys_named_before(terminal: Terminal) -> Non
     terminal.expect("a-rather-long-key")
     terminal.type(ENTER)
     terminal.expect("1\r\n")
+
+
+def test_tab_completes_keys_that_were_listed_and_members(terminal: Terminal, cluster: FakeCluster) -> None:
+    cluster.driver.text("SET written-by-another 1")
+    assert "written-by-another" in say(terminal, "KEYS")
+    terminal.type("get wri" + TAB)
+    terminal.expect("written-by-another")
+    terminal.type(ENTER)
+    terminal.expect("1\r\n")
+    terminal.expect(PROMPT)
+    terminal.type("ADD 3" + TAB)
+    terminal.expect(f"ADD 3={cluster.addresses[2]}")
+
+
+@pytest.fixture
+def known() -> Known:
+    """After a greeting."""
+    known = Known()
+    known.see([NodeStatus(id, f"h:{id}", "follower") for id in (1, 2, 13)])
+    return known
+
+
+def learn(known: Known, line: str, value: Value) -> None:
+    request = parse(line)
+    assert request is not None
+    known.learn(request, value)
+
+
+def offered(known: Known, text: str) -> list[str]:
+    typed, words = known.completions(text)
+    assert text.endswith(typed)
+    return words
+
+
+def test_commands_are_offered_first_and_to_help(known: Known) -> None:
+    assert offered(known, "se") == ["SET", "SETNX"]
+    assert offered(known, "help re") == ["REMOVE"]
+    assert len(offered(known, "")) == len(COMMANDS)
+    assert offered(known, "nonsense ") == []
+
+
+def test_keys_are_offered_where_a_key_stands_and_only_there(known: Known) -> None:
+    learn(known, "SET one 1", "OK")
+    learn(known, "GET other", None)
+    learn(known, "KEYS o", [b"of another", b"ones", "öl".encode(), b"\xffo", b"o\n", b'o"'])
+    for command in ("get", "SET", "del", "CAS", "keys"):
+        assert offered(known, f"{command} o") == ["one", "ones", "other"]
+    assert offered(known, "get ö") == ["öl"]
+    for text in ("set one o", "status o", "transfer o", "backup o"):
+        assert offered(known, text) == []
+
+
+def test_no_more_keys_are_remembered_than_anybody_looks_at(known: Known) -> None:
+    learn(known, "GET first", b"")
+    learn(known, "GET last", b"")
+    learn(known, "KEYS", [b"%d" % i for i in range(MAX_KEYS - 1)])
+    assert offered(known, "get first") == []
+    assert offered(known, "get last") == ["last"]
+    learn(known, "KEYS", [b"%d" % i for i in range(2 * MAX_KEYS)])
+    assert len(offered(known, "get ")) == MAX_KEYS
+
+
+def test_members_are_offered_by_id_and_to_add_by_address(known: Known) -> None:
+    assert offered(known, "remove ") == ["1", "2", "13"]
+    assert offered(known, "TRANSFER 1") == ["1", "13"]
+    learn(known, "REMOVE 13", "OK")
+    learn(known, "REMOVE 2", None)  # it failed
+    learn(known, "ADD 4=h:4", "OK")
+    assert offered(known, "remove ") == ["1", "2", "4"]
+    assert offered(known, "add 1") == ["1=h:1", "13=h:13"], "who has been removed may be wanted back"
+    learn(known, "MEMBERS", [ClusterMember(7, "h:7", is_learner=False, is_leader=True)])
+    assert offered(known, "remove ") == ["7"]
+    learn(known, "STATUS", [NodeStatus(0, "h:7", "unreachable")])
+    assert offered(known, "remove ") == ["7"], "nobody has answered"
+    assert offered(known, "add 7") == ["7=h:7"]
 
 
 def test_several_pasted_lines_are_several_commands(terminal: Terminal, cluster: FakeCluster) -> None:
