@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Final, NoReturn
 
-from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
+from raftkv.disk import OS_DISK, read_file
 from raftkv.front_door import INTERRUPTED, leave_ctrl_c
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import Identity, StorageError
@@ -30,7 +30,7 @@ from raftkv.raft.configuration import decode_configuration, describe_configurati
 from raftkv.raft.types import Entry, EntryKind, HardState, SnapshotMeta
 from raftkv.segmented_log import SegmentedLog
 from raftkv.snapshot_file import SnapshotFile, snapshot_name
-from raftkv.storage import IDENTITY, LOCK, METADATA, READ_BYTES
+from raftkv.storage import IDENTITY, METADATA, READ_BYTES, at_rest
 
 SHOWN_BYTES: Final = 200
 """Of a value, unless all of it is asked for."""
@@ -80,16 +80,8 @@ def _print_all(directory: str, full: bool) -> int:
 
 def dump(directory: str, full: bool = False) -> Iterator[str]:
     """The lines that show a data directory. Raises StorageError where it can't be read on."""
-    with disk_errors(directory):
-        try:
-            names = OS_DISK.names(directory)
-        except FileNotFoundError:
-            raise StorageError(f"{directory}: there is no such directory; name a node's data directory") from None
-    if IDENTITY not in names:
-        raise StorageError(f"{directory}: holds no identity of a node; name a node's data directory")
     with ExitStack() as opened:
-        if LOCK in names:
-            opened.callback(_take_lock(directory).release)
+        opened.enter_context(at_rest(directory))
         identity_path, metadata_path = os.path.join(directory, IDENTITY), os.path.join(directory, METADATA)
         identity = decode_identity(read_file(OS_DISK, identity_path), identity_path)
         yield from _identity_lines(identity)
@@ -107,15 +99,6 @@ def dump(directory: str, full: bool = False) -> Iterator[str]:
         yield from _log_lines(log, metadata, full)
         if damage:
             raise damage
-
-
-def _take_lock(directory: str) -> Lock:
-    path = os.path.join(directory, LOCK)
-    with disk_errors(path):
-        try:
-            return OS_DISK.lock(path, shared=True)
-        except BlockingIOError:
-            raise StorageError(f"{directory}: its node is running; stop it first") from None
 
 
 def _identity_lines(identity: Identity) -> Iterator[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
-from raftkv.disk import OS_DISK, Lock, disk_errors, read_file
+from raftkv.disk import OS_DISK, disk_errors, read_file
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode, meta_of
 from raftkv.log_storage import StorageError
@@ -30,7 +30,7 @@ from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.types import Configuration, HardState, LogPosition
 from raftkv.segmented_log import SegmentedLog
 from raftkv.snapshot_file import SnapshotFile, snapshot_name
-from raftkv.storage import IDENTITY, LOCK, METADATA, READ_BYTES, Storage
+from raftkv.storage import IDENTITY, METADATA, READ_BYTES, NotAtRest, Storage, at_rest
 
 UNFINISHED_SUFFIX: Final = ".unfinished"
 """Of a directory that is being made."""
@@ -82,12 +82,7 @@ def read_backup(path: str) -> Found:
 def read_survivor(directory: str) -> Survivor:
     """All that is in a member's directory, which stays as it is. Raises Unusable."""
     with _unusable("try the directory of another member"), ExitStack() as opened:
-        with disk_errors(directory):
-            names = OS_DISK.names(directory)
-        if IDENTITY not in names:
-            raise Unusable(f"{directory}: holds no identity of a node; name a node's data directory")
-        if LOCK in names:
-            opened.callback(_lock(directory).release)
+        opened.enter_context(at_rest(directory))
         identity_path, metadata_path = os.path.join(directory, IDENTITY), os.path.join(directory, METADATA)
         identity = decode_identity(read_file(OS_DISK, identity_path), identity_path)
         metadata = decode_metadata(read_file(OS_DISK, metadata_path), metadata_path)
@@ -111,20 +106,13 @@ def read_survivor(directory: str) -> Survivor:
     return Survivor(machine.freeze(), identity.member_id, identity.members, term, position, commit_index)
 
 
-def _lock(directory: str) -> Lock:
-    path = os.path.join(directory, LOCK)
-    with disk_errors(path):
-        try:
-            return OS_DISK.lock(path, shared=True)
-        except BlockingIOError:
-            raise Unusable(f"{directory}: its node is running; stop it first") from None
-
-
 @contextmanager
 def _unusable(mend: str) -> Iterator[None]:
     """Raise a StorageError of the block with another mend: its own speaks of a node that is to start."""
     try:
         yield
+    except NotAtRest as error:
+        raise Unusable(str(error)) from None
     except StorageError as error:
         raise Unusable(f"{str(error).partition('; ')[0]}; {mend}") from None
 

@@ -399,6 +399,29 @@ def read_identity(path: str | os.PathLike[str], disk: Disk = OS_DISK) -> Identit
         return None
 
 
+class NotAtRest(StorageError):
+    """What was named is not the directory of a node that is down. Nothing is wrong with it."""
+
+
+@contextmanager
+def at_rest(directory: str) -> Iterator[None]:
+    """Meanwhile no node starts in the directory, so that it may be read; nothing is written. Raises NotAtRest if there
+    is no node's directory of that name, or the node is running, and StorageError if the disk fails."""
+    with ExitStack() as held:
+        with disk_errors(directory):
+            try:
+                names = OS_DISK.names(directory)
+                if IDENTITY not in names:
+                    raise NotAtRest(f"{directory}: holds no identity of a node; name a node's data directory")
+                if LOCK in names:  # else it is a copy, or on a disk that takes no writes
+                    held.callback(OS_DISK.lock(os.path.join(directory, LOCK), shared=True).release)
+            except FileNotFoundError:
+                raise NotAtRest(f"{directory}: there is no such directory; name a node's data directory") from None
+            except BlockingIOError:
+                raise NotAtRest(f"{directory}: its node is running; stop it first") from None
+        yield
+
+
 def _make_directories(disk: Disk, path: str) -> None:
     """Make `path` and what is missing above it, durably; also what an earlier start made and did not live to sync."""
     parent = os.path.dirname(path)

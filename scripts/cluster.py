@@ -276,13 +276,9 @@ def leave_out(removed: Sequence[Node], started: Sequence[Node]) -> None:
 
 def has_joined(data: Path) -> bool:
     """Whether the directory is that of a node which was added to the running cluster, and so needs --join."""
-    from raftkv.log_storage import StorageError  # not at the top: stopping a cluster needs nothing installed
-    from raftkv.storage import read_identity
+    from raftkv.storage import read_identity  # not at the top: stopping a cluster needs nothing installed
 
-    try:
-        identity = read_identity(data)
-    except StorageError:
-        return False  # the node will say what is wrong
+    identity = read_identity(data)
     return identity is not None and not identity.members
 
 

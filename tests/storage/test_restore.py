@@ -345,5 +345,5 @@ def test_a_directory_in_use_or_damaged_or_empty_is_refused(admin: Admin, driver:
     assert "fresh: its log is empty" in admin.refused("force-new-cluster", "fresh", *words)
     (tmp_path / "none").mkdir()
     assert "none: holds no identity of a node" in admin.refused("force-new-cluster", "none", *words)
-    assert "missing: No such file" in admin.refused("force-new-cluster", "missing", *words)
+    assert "missing: there is no such directory; name a node" in admin.refused("force-new-cluster", "missing", *words)
     assert not Path("new").exists()
