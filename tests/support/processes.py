@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -57,30 +58,38 @@ def wait_until(condition: Callable[[], Found | None], what: str, seconds: float 
 
 _FIRST_PORT: Final = 15000
 _END_PORT: Final = 32000
-_held_ports: dict[int, IO[bytes]] = {}
+_held_ports: set[int] = set()
 
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on, and that no other test run will take while this process lives."""
-    locks = Path(tempfile.gettempdir()) / f"raftkv-test-ports-{os.getuid()}"
-    locks.mkdir(mode=0o700, exist_ok=True)
     while True:
         port = random.randrange(_FIRST_PORT, _END_PORT)
-        if port not in _held_ports and _take_port(port, locks):
+        if port not in _held_ports and _take_port(port):
+            _held_ports.add(port)
             return port
 
 
-def _take_port(port: int, locks: Path) -> bool:
-    lock = (locks / str(port)).open("wb")
+def _take_port(port: int) -> bool:
+    locks = _port_locks()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
     except OSError:
-        lock.close()
+        fcntl.lockf(locks, fcntl.LOCK_UN, 1, port)
         return False
-    _held_ports[port] = lock
     return True
+
+
+@cache
+def _port_locks() -> IO[bytes]:
+    """A file of which each process locks a byte for each of its ports: one descriptor, where a file for each port would
+    take a thousand of them. Such locks end with the process, or when it closes the file; so it never does."""
+    return (Path(tempfile.gettempdir()) / f"raftkv-test-ports-{os.getuid()}.locks").open("wb")
 
 
 def free_addresses(count: int) -> list[str]:
