@@ -79,19 +79,25 @@ def find_place(member: int, known: Identity | None, addresses: Iterable[str]) ->
         listed = ", ".join(f"{m.id}={m.address}" for m in sorted(said.members, key=lambda m: m.id))
         raise CannotJoin(
             f"cannot join the cluster: node {member} is not one of its members ({listed}); add it first, with the "
-            f"client's command ADD {member}=<host>:<port>"
+            f"client's command ADD {member}=<address>"
         )
-    if known is None and place.joined and not place.is_learner:
-        raise CannotJoin(
-            f"cannot join the cluster: node {member} has a vote, so it has had a directory, which this new one can't "
-            f"stand for; find that one, or remove it and add it again (REMOVE {member}, ADD {member}=<host>:<port>)"
-        )
+    if known is None and (place.is_wiped or not place.is_learner):
+        raise CannotJoin(_explain_lost_directory(place))
     if known is not None and known.members and not known.cluster_id and place.joined:
         raise CannotJoin(
             f"cannot join the cluster: this node's directory was made for a founding member, but node {member} was "
             "added later; delete the directory, in which there is nothing yet"
         )
     return Place(place.address, said.cluster_id, is_said=True, joined=place.joined)
+
+
+def _explain_lost_directory(place: wire.Member) -> str:
+    """Of a member that is more than a newcomer, and comes with nothing. A founding member may never have run."""
+    lost = "has lost its directory already" if place.is_wiped else "has a vote, so it has had a directory"
+    mend = f"find that one, or remove it and add it again (REMOVE {place.id}, ADD {place.id}=<address>)"
+    if not place.joined:
+        mend += "; a founding member that has never run is started with the founding members' addresses"
+    return f"cannot join the cluster: node {place.id} {lost}, which this new one can't stand for; {mend}"
 
 
 def _entry_of(member: int, said: wire.StatusReply) -> wire.Member | None:

@@ -239,6 +239,7 @@ class FakeCluster:
         self.change_refusals: deque[tuple[grpc.StatusCode, str]] = deque()
         self.learners: set[int] = set()
         self.joined: dict[int, int] = {}
+        self.wiped: set[int] = set()
         """Which entry has brought in those who are no founding members."""
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
@@ -315,7 +316,13 @@ class FakeCluster:
             last_log_index=machine.applied_index,
             cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
             members=[
-                Member(id=m.id, address=m.address, is_learner=m.id in self.learners, joined=self.joined.get(m.id, 0))
+                Member(
+                    id=m.id,
+                    address=m.address,
+                    is_learner=m.id in self.learners,
+                    is_wiped=m.id in self.wiped,
+                    joined=self.joined.get(m.id, 0),
+                )
                 for m in self.members.values()
             ],
             version="fake",

@@ -25,6 +25,7 @@ def known(member: int, address: str = "", cluster_id: bytes = CLUSTER) -> Identi
 
 def test_the_leader_says_where_a_node_belongs() -> None:
     with FakeCluster() as cluster:
+        cluster.learners = {3}
         (asked,) = (member.address for member in cluster.members.values() if member.id == 2)
         assert find_place(3, None, [asked]) == Place(cluster.members[3].address, CLUSTER, is_said=True)
         assert find_place(3, known(3, "old:1"), [asked]) == Place(cluster.members[3].address, CLUSTER, is_said=True)
@@ -58,9 +59,24 @@ def test_an_empty_directory_can_not_stand_for_that_of_a_member_with_a_vote() -> 
     with FakeCluster() as cluster:
         cluster.driver.text("SET k v")
         cluster.joined = {3: 1}
-        with pytest.raises(CannotJoin, match=r"node 3 has a vote.*\(REMOVE 3, ADD 3=<host>:<port>\)"):
+        with pytest.raises(CannotJoin, match=r"node 3 has a vote.*\(REMOVE 3, ADD 3=<address>\)$"):
             find_place(3, None, cluster.addresses)
         assert find_place(3, known(3), cluster.addresses)
+
+
+def test_nor_for_that_of_a_founding_member_which_may_never_have_run() -> None:
+    with FakeCluster() as cluster:
+        says = r"node 3 has a vote.*\(REMOVE 3, ADD 3=<address>\); a founding member that has never run is started with"
+        with pytest.raises(CannotJoin, match=says):
+            find_place(3, None, cluster.addresses)
+
+
+def test_nor_for_that_of_a_learner_which_has_lost_one_already() -> None:
+    with FakeCluster() as cluster:
+        cluster.driver.text("SET k v")
+        cluster.learners, cluster.joined, cluster.wiped = {3}, {3: 1}, {3}
+        with pytest.raises(CannotJoin, match=r"node 3 has lost its directory already.*\(REMOVE 3, ADD 3=<address>\)$"):
+            find_place(3, None, cluster.addresses)
 
 
 def test_a_directory_that_was_made_for_a_founding_member_and_never_used_is_no_newcomers() -> None:
@@ -85,7 +101,10 @@ def test_a_node_that_knows_its_place_needs_nobody() -> None:
 
 
 def test_who_is_no_member_can_not_join() -> None:
-    with FakeCluster() as cluster, pytest.raises(CannotJoin, match=r"node 9 is not one of its members .*ADD 9=<host>"):
+    with (
+        FakeCluster() as cluster,
+        pytest.raises(CannotJoin, match=r"node 9 is not one of its members .*ADD 9=<address>"),
+    ):
         find_place(9, None, cluster.addresses)
 
 

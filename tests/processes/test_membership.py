@@ -163,7 +163,7 @@ def test_a_node_that_was_not_added_can_not_join(make_cluster: MakeCluster) -> No
     line = refused(node)
     assert line == (
         f"raft_node.py: cannot join the cluster: node 2 is not one of its members (1={cluster[1].address}); add it "
-        "first, with the client's command ADD 2=<host>:<port>\n"
+        "first, with the client's command ADD 2=<address>\n"
     )
 
 
