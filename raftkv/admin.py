@@ -137,7 +137,7 @@ def _force_new_cluster(arguments: argparse.Namespace) -> list[str]:
     check_directory(arguments.data_dir)
     survivor = read_survivor(arguments.directory)
     member = survivor.member_id
-    address = arguments.address or survivor.members.get(member, "")
+    address = arguments.address or survivor.address
     members = parse_members([f"{member}={address}"])
     if not arguments.is_confirmed:
         raise Unusable(f"{_what_may_be_lost(arguments.directory, survivor)}; if that is so, add {CONFIRMATION}")

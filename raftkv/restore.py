@@ -58,7 +58,8 @@ class Survivor:
     state: FrozenState
     """As all of its log leaves it, committed or not."""
     member_id: int
-    members: Mapping[int, str]
+    address: str
+    """Of that member, as far as it knew."""
     term: int
     last: LogPosition
     commit_index: int
@@ -103,7 +104,8 @@ def read_survivor(directory: str) -> Survivor:
         commit_index = max(log.commit_index, metadata.snapshot.last.index if metadata.snapshot else 0)
     position = LogPosition(machine.applied_term, machine.applied_index)
     term = max(metadata.hard_state.term, position.term)
-    return Survivor(machine.freeze(), identity.member_id, identity.members, term, position, commit_index)
+    address = identity.address or identity.members.get(identity.member_id, "")
+    return Survivor(machine.freeze(), identity.member_id, address, term, position, commit_index)
 
 
 @contextmanager

@@ -118,7 +118,8 @@ OPERATIONS = [
     ),
     _mutant(
         "a survivor's directory may be in use",
-        *(_RESTORE, "read_survivor", "opened.callback(_lock(directory).release)", "pass"),
+        *("storage.py", "at_rest", "held.callback(OS_DISK.lock(os.path.join(directory, LOCK), shared=True).release)"),
+        "pass",
         _TEST_RESTORE,
     ),
     _mutant(

@@ -15,7 +15,7 @@ from raftkv.operations import Batch, encode_batch
 from raftkv.raft.configuration import decode_configuration
 from raftkv.raft.types import EntryKind, HardState
 from raftkv.snapshots import load_snapshot
-from raftkv.storage import Storage
+from raftkv.storage import Storage, read_identity
 from tests.kv.driving import SETTINGS, Driver, set_
 
 MEMBERS = {1: "127.0.0.1:50051", 2: "127.0.0.1:50052", 3: "127.0.0.1:50053"}
@@ -312,8 +312,22 @@ def test_a_survivor_with_a_snapshot_gives_that_and_the_log_after_it(
 @pytest.mark.parametrize("version", [path.name for path in sorted(SAMPLES.iterdir())])
 def test_a_directory_of_an_earlier_version_will_do(admin: Admin, tmp_path: Path, version: str) -> None:
     shutil.copytree(SAMPLES / version, tmp_path / "old")
+    identity = read_identity("old")
+    assert identity is not None
+    member = identity.member_id
+    address = identity.address or MEMBERS[member]
+    said = admin.done("force-new-cluster", "old", "--data-dir", "new", CONFIRMATION)
+    assert f"raft_node.py {member} {member}={address}" in said
+    assert opened("new", member, {member: address})[1].get(b"greeting") is not None
+
+
+def test_a_member_that_has_moved_is_there_where_it_was_last(admin: Admin, driver: Driver, tmp_path: Path) -> None:
+    survivor(tmp_path / "old", driver, commit_index=5)
+    old = Storage(tmp_path / "old", member_id=2, members=MEMBERS)
+    old.remember_address("elsewhere:2")
+    old.close()
     admin.done("force-new-cluster", "old", "--data-dir", "new", CONFIRMATION)
-    assert opened("new", 2, {2: MEMBERS[2]})[1].get(b"greeting") is not None
+    assert opened("new", 2, {2: "elsewhere:2"})
 
 
 def test_nothing_is_made_within_the_directory_of_a_node(
