@@ -179,7 +179,7 @@ def _check_range(name: str, value: Any, spec: dataclasses.Field[Any]) -> None:
 def parse_members(words: Sequence[str]) -> dict[int, str]:
     """The initial members that the words of a command line name: a member's address by its id.
 
-    Each word is `host:port`, the k-th being member k, or `id=host:port`. An IPv6 host stands in brackets. Raises
+    Each word is `host:port`, the k-th being member k, or `id=address`. An IPv6 host stands in brackets. Raises
     ConfigError.
     """
     members: dict[int, str] = {}
@@ -199,7 +199,7 @@ def parse_members(words: Sequence[str]) -> dict[int, str]:
 
 def _parse_member_id(text: str, word: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
-        raise ConfigError(f"{word!r} is not <id>=<host>:<port> with an id from 1 on")
+        raise ConfigError(f"{word!r} is not <id>=<address> with an id from 1 on")
     return int(text)
 
 

@@ -558,7 +558,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "addresses",
         nargs="*",
         metavar="address",
-        help="host:port of each founding member, the first being node 1; or id=host:port",
+        help="host:port of each founding member, the first being node 1; or id=address",
     )
     parser.add_argument(
         "--join",
