@@ -97,6 +97,14 @@ class ClientStream:
     def answer(self, reply: wire.ClientReply) -> None:
         self._send(reply.SerializeToString())
 
+    def announce(self, members: Sequence[wire.Member]) -> None:
+        """Tell the client of new members and addresses: when those it knows are gone, it can't ask any more."""
+        with self._changed:
+            if self._is_closing:
+                return
+            self._unsent += 1  # since `sent` will be called for it, as for an answer
+        self.answer(wire.ClientReply(members=members))
+
     def refuse(self, id: int, code: grpc.StatusCode, details: str) -> None:
         self.answer(wire.ClientReply(id=id, code=code.value[0], details=details))
 

@@ -46,24 +46,28 @@ def members(router: Router, deadline: float) -> list[ClusterMember]:
     backoff = Backoff(deadline, router.closed)
     while True:
         leader = router.leader(deadline, _NOT_READ)
-        reply = _status(leader, min(deadline, time.monotonic() + _ROUND_S))
-        if reply is not None and reply.role == "leader":
-            router.heard(leader)
-            router.told(leader, reply)
+        reply = _leads(router, leader, deadline)
+        if reply is not None:
             return [
                 ClusterMember(m.id, m.address, m.is_learner, m.id == reply.id, m.is_wiped)
                 for m in sorted(reply.members, key=lambda m: m.id)
             ]
-        router.doubt(leader)
         if not backoff.pause():
             raise router.no_leader(_NOT_READ)
 
 
-def _status(member: Member, until: float) -> wire.StatusReply | None:
+def _leads(router: Router, member: Member, deadline: float) -> wire.StatusReply | None:
+    """What a member says of itself that was the leader a moment ago; None, and doubt about it, if it is not now."""
+    timeout = max(0.0, min(deadline - time.monotonic(), _ROUND_S))
     try:
-        reply: wire.StatusReply = member.stub.Status(wire.StatusRequest(), timeout=max(0.0, until - time.monotonic()))
+        reply: wire.StatusReply = member.stub.Status(wire.StatusRequest(), timeout=timeout)
     except (grpc.RpcError, ValueError):  # the latter from a channel that has just been closed
+        reply = wire.StatusReply()
+    if reply.role != "leader":
+        router.doubt(member)
         return None
+    router.heard(member)
+    router.told(member, reply)
     return reply
 
 
@@ -105,6 +109,9 @@ def _change(router: Router, request: wire.ChangeMembershipRequest, deadline: flo
 def _attempt(router: Router, request: wire.ChangeMembershipRequest, deadline: float) -> str | None:
     """Ask the leader once. None: it is done. Else why nothing has been done, and it may be tried again."""
     leader = router.leader(deadline, _NOTHING)
+    # It may have gone a moment ago: after the question nobody could say any more whether it has arrived.
+    if not _leads(router, leader, deadline):
+        return f"{leader.address} does not answer as the leader"
     try:
         timeout = max(0.0, deadline - time.monotonic())
         reply: wire.ChangeMembershipReply = leader.stub.ChangeMembership(request, timeout=timeout)

@@ -80,7 +80,7 @@ from raftkv.replica import (
     Write,
 )
 from raftkv.server import CannotListen, Server, ServerLimits
-from raftkv.service import Counts, Service, ServiceLimits, Slot
+from raftkv.service import Counts, Service, ServiceLimits, Slot, members_to_wire
 from raftkv.snapshot_receiver import SnapshotReceiver
 from raftkv.snapshot_sender import SnapshotSenders
 from raftkv.snapshot_thread import SnapshotThread
@@ -291,6 +291,9 @@ class RaftNode:
                 self._server.aside(self._senders.pop(peer).close)
             else:
                 sender.introduce(self.membership)
+        new = [m for m in members_to_wire(self.membership, configuration) if m.address != before.get(m.id)]
+        if new:
+            self._server.aside(lambda: self._server.announce(new))
 
     def _has_kept_disk(self, item: Input) -> bool:
         """Whether a message comes from the member that it was, with all that it has promised (hazard 46). Whoever is

@@ -368,6 +368,8 @@ class Pipeline:
         except DecodeError:
             self._ended(connection, grpc.StatusCode.INTERNAL, "the answer can't be understood")
             return
+        if reply.members:
+            self._router.announced(reply.members)
         with self._lock:
             message = connection.answered(reply.id) if connection is self._connection else None
             finished = self._take_answer(connection, message, reply) if message is not None else []

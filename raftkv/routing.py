@@ -29,6 +29,7 @@ from typing import Any, Final
 import grpc
 
 from raftkv.errors import NotApplied
+from raftkv.wire import raft_pb2 as wire
 from raftkv.wire.raft_pb2 import StatusReply, StatusRequest
 from raftkv.wire.raft_pb2_grpc import RaftNodeStub
 
@@ -199,6 +200,11 @@ class Router:
         if self._is_ours(reply):
             self._learn(member, reply)
 
+    def announced(self, members: Iterable[wire.Member]) -> None:
+        """The leader has said, unasked, that these members are new, or at other addresses."""
+        with self._learning:
+            self._add(members)
+
     def superseded(self, leader: Member, until: float) -> bool:
         """Ask around, unless that has just been done: whether somebody else leads now."""
         if self._looking.acquire(blocking=False):
@@ -367,13 +373,17 @@ class Router:
                 for known in self._members:
                     if named.address == known.address:
                         known.id = named.id
-            addresses = {known.address for known in self._members}
             # A member may be known by another name for its address; where it answers, it need not be known twice. Where
             # it does not, it may have moved.
             found = {known.id for known in self._members if known.trouble in ("", _NOT_ASKED)}
-            new = [m for m in reply.members if m.id not in found and m.address not in addresses]
-            if new and not self.closed.is_set():
-                self._members += tuple(Member(m.address, m.id) for m in new)
+            self._add(m for m in reply.members if m.id not in found)
+
+    def _add(self, named: Iterable[wire.Member]) -> None:
+        """Know those, too, whose addresses are not known. With `_learning`."""
+        addresses = {known.address for known in self._members}
+        new = [m for m in named if m.address not in addresses]
+        if new and not self.closed.is_set():
+            self._members += tuple(Member(m.address, m.id) for m in new)
 
 
 def _trouble(address: str, code: grpc.StatusCode, details: str) -> str:

@@ -262,6 +262,11 @@ class Server:
         """Have a client's work done in one of the clients' threads."""
         self._client_pool.submit(self._guarded, work)
 
+    def announce(self, members: Sequence[wire.Member]) -> None:
+        """Tell all clients that have a stream of new members and addresses."""
+        for stream in list(self._streams):
+            stream.announce(members)
+
     def drain(self, seconds: float) -> None:
         """Take no more calls, and wait until those of clients have been answered, but not longer than `seconds`. What
         members say to each other goes on."""

@@ -39,7 +39,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.messages import AppendEntriesReply, Reply
-from raftkv.raft.types import EntryKind, Proposal
+from raftkv.raft.types import Configuration, EntryKind, Proposal
 from raftkv.replica import (
     Applied,
     Input,
@@ -167,6 +167,21 @@ class Receiver(Protocol):
     ) -> Iterator[wire.InstallSnapshotReply]:
         """The answers to a stream that has begun with `offer`; `wait` waits so many seconds for the algorithm's answer
         to the offer's message. Raises Refusal."""
+
+
+def members_to_wire(membership: Membership, configuration: Configuration) -> list[wire.Member]:
+    """All members, by id."""
+    joined = dict(configuration.joined)
+    return [
+        wire.Member(
+            id=id,
+            address=address,
+            is_learner=id in configuration.learners,
+            is_wiped=id in membership.wiped,
+            joined=joined.get(id, 0),
+        )
+        for id, address in sorted(membership.addresses.items())
+    ]
 
 
 class Refusal(Exception):
@@ -490,7 +505,6 @@ class Service:
     def status(self, _: wire.StatusRequest, context: grpc.ServicerContext) -> wire.StatusReply:
         """What this member thinks of itself and of the cluster."""
         status, membership = self.host.status(), self.host.membership
-        joined = dict(status.configuration.joined)
         counts = self.host.count()
         return wire.StatusReply(
             id=membership.me,
@@ -501,16 +515,7 @@ class Service:
             applied_index=status.applied_index,
             last_log_index=status.last_log_index,
             cluster_id=membership.cluster_id,
-            members=[
-                wire.Member(
-                    id=id,
-                    address=address,
-                    is_learner=id in status.configuration.learners,
-                    is_wiped=id in membership.wiped,
-                    joined=joined.get(id, 0),
-                )
-                for id, address in sorted(membership.addresses.items())
-            ],
+            members=members_to_wire(membership, status.configuration),
             version=__version__,
             keys=counts.keys,
             revision=counts.revision,

@@ -160,7 +160,7 @@ class ClientRequest(_message.Message):
     def __init__(self, id: _Optional[int] = ..., batch: _Optional[bytes] = ..., get: _Optional[_Iterable[bytes]] = ..., keys: _Optional[bytes] = ...) -> None: ...
 
 class ClientReply(_message.Message):
-    __slots__ = ("id", "code", "details", "statuses", "session", "refused", "found", "values")
+    __slots__ = ("id", "code", "details", "statuses", "session", "refused", "found", "values", "members")
     ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     DETAILS_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,7 @@ class ClientReply(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     id: int
     code: int
     details: str
@@ -177,7 +178,8 @@ class ClientReply(_message.Message):
     refused: _containers.RepeatedScalarFieldContainer[str]
     found: bytes
     values: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., statuses: _Optional[bytes] = ..., session: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ..., found: _Optional[bytes] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., statuses: _Optional[bytes] = ..., session: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ..., found: _Optional[bytes] = ..., values: _Optional[_Iterable[bytes]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

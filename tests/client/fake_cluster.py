@@ -100,6 +100,8 @@ class FakeMember(RaftNodeServicer):
         """Requests of clients' streams that have arrived."""
         self.streams = 0
         """Of clients, that have been opened."""
+        self.last_stream: FakeStream | None = None
+        """Of these."""
         self.status_calls = 0
         self.backups = 0
         self._server: grpc.Server | None = None
@@ -155,7 +157,7 @@ class FakeMember(RaftNodeServicer):
     def ServeClientStream(  # noqa: N802
         self, requests: Iterator[ClientRequest], context: Context
     ) -> Iterator[ClientReply]:
-        stream = FakeStream()
+        stream = self.last_stream = FakeStream()
         self.streams += 1
         context.add_callback(stream.close)
         threading.Thread(target=self._read, args=(requests, stream), daemon=True).start()
@@ -236,6 +238,7 @@ class FakeCluster:
         self.arrived: list[Arrived] = []
         self.changes: list[ChangeMembershipRequest] = []
         """Of the membership, as far as they have arrived."""
+        self.before_change: Callable[[], None] = lambda: None
         self.change_refusals: deque[tuple[grpc.StatusCode, str]] = deque()
         self.learners: set[int] = set()
         self.joined: dict[int, int] = {}
@@ -315,27 +318,32 @@ class FakeCluster:
             applied_index=machine.applied_index,
             last_log_index=machine.applied_index,
             cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
-            members=[
-                Member(
-                    id=m.id,
-                    address=m.address,
-                    is_learner=m.id in self.learners,
-                    is_wiped=m.id in self.wiped,
-                    joined=self.joined.get(m.id, 0),
-                )
-                for m in self.members.values()
-            ],
+            members=self.named_members(),
             version="fake",
             keys=len(machine),
             revision=machine.revision,
             serving=leads,
         )
 
+    def named_members(self) -> list[Member]:
+        """As the members name them."""
+        return [
+            Member(
+                id=m.id,
+                address=m.address,
+                is_learner=m.id in self.learners,
+                is_wiped=m.id in self.wiped,
+                joined=self.joined.get(m.id, 0),
+            )
+            for m in self.members.values()
+        ]
+
     def change_membership(
         self, member: FakeMember, request: ChangeMembershipRequest, context: Context
     ) -> ChangeMembershipReply:
         """What the test has said, for each call in turn; then success, of the leader."""
         self.changes.append(request)
+        self.before_change()
         if self.change_refusals:
             context.abort(*self.change_refusals.popleft())
         return ChangeMembershipReply(success=member.id == self.leader_id, leader_id=self.leader_id)

@@ -13,6 +13,7 @@ import pytest
 
 from raftkv import AsyncClient, NotApplied, OutcomeUnknown, routing
 from raftkv.client import Client, ClusterMember
+from raftkv.wire.raft_pb2 import ClientReply
 from tests.client.fake_cluster import FakeCluster
 from tests.client.test_program import run
 
@@ -39,12 +40,38 @@ def test_a_change_goes_to_the_leader(cluster: FakeCluster, client: Client) -> No
 
 
 def test_it_finds_the_new_leader_if_the_old_one_says_no(cluster: FakeCluster, client: Client) -> None:
-    client.members()
-    cluster.elect(2)
+    cluster.before_change = lambda: cluster.elect(2)
 
     client.remove_member(3)
 
     assert len(cluster.changes) == 2
+
+
+def test_it_sends_no_change_to_a_leader_that_has_gone_a_moment_ago(cluster: FakeCluster, client: Client) -> None:
+    """For nobody could say whether it has arrived."""
+    client.members()
+    cluster.members[1].kill()
+    cluster.elect(2)
+
+    client.remove_member(1)
+
+    assert len(cluster.changes) == 1
+
+
+def test_a_client_that_is_told_of_other_members_finds_them_when_those_it_knew_are_gone(
+    cluster: FakeCluster, client: Client
+) -> None:
+    one, two, three = cluster.members.values()
+    client.set("k", "v")
+    two.move()
+    assert one.last_stream is not None
+    one.last_stream.answer(ClientReply(members=cluster.named_members()))
+    client.set("k", "w")  # the answer comes after the message that was sent before
+    one.kill()
+    three.kill()
+    cluster.elect(2)
+
+    assert client.get("k") == b"w"
 
 
 def test_what_is_not_possible_just_now_is_tried_again(cluster: FakeCluster, client: Client) -> None:

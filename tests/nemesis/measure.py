@@ -12,13 +12,15 @@ election.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +32,11 @@ MEDIAN_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 3.0
 LONGEST_GAP_SECONDS: Final = 0.2
 
-_LOAD_THREADS: Final = 16
-"""In each process that makes load."""
 _LOAD_PROCESSES: Final = 2
+_LOAD_IN_FLIGHT: Final = 500
+"""Of each of them."""
+_LOAD_KEYS: Final = 16_000
+"""Written over and over again."""
 _LOAD_VALUE: Final = b"x" * 100
 
 
@@ -140,26 +144,23 @@ def _terms(cluster: Cluster) -> list[int]:
 def write_for(minutes: float, addresses: Sequence[str]) -> None:
     """One process's share of the load. Prints how many writes were acknowledged, and how many failed."""
     until = time.monotonic() + minutes * 60
-    written, failed = [0] * _LOAD_THREADS, [0] * _LOAD_THREADS
-
-    def write(client: Client, number: int) -> None:
-        i = 0
-        while time.monotonic() < until:
-            i += 1
-            try:
-                client.set(f"{number}/{i % 1000}", _LOAD_VALUE)
-                written[number] += 1
-            except Error as error:
-                failed[number] += 1
-                print(error, file=sys.stderr)
-
+    written = failed = 0
+    in_flight: deque[Future[None]] = deque()
     with Client(addresses) as client:
-        threads = [threading.Thread(target=write, args=(client, number)) for number in range(_LOAD_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    print(sum(written), sum(failed))
+        for i in itertools.count():
+            if time.monotonic() < until:
+                in_flight.append(client.set_async(f"key/{i % _LOAD_KEYS}", _LOAD_VALUE))
+                if len(in_flight) < _LOAD_IN_FLIGHT:
+                    continue
+            elif not in_flight:
+                break
+            try:
+                in_flight.popleft().result()
+                written += 1
+            except Error as error:
+                failed += 1
+                print(error, file=sys.stderr)
+    print(written, failed)
 
 
 def main() -> int:

@@ -171,6 +171,18 @@ def test_answers_come_in_any_order(node: FakeNode, client: Client) -> None:
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
+def test_a_client_is_told_of_a_change_of_the_members(node: FakeNode, client: Client) -> None:
+    client.ask(1, get=[b"k"])
+    node.server.announce([wire.Member(id=4, address="10.0.0.4:50051")])
+
+    told = client.next()
+
+    assert (told.id, [(m.id, m.address) for m in told.members]) == (0, [(4, "10.0.0.4:50051")])
+    client.ask(2, get=[b"k"])
+    client.end()
+    node.server.announce([])  # to nobody
+
+
 def test_an_operation_that_breaks_a_limit_is_refused_by_itself(node: FakeNode, client: Client) -> None:
     reply = client.ask(
         1,
