@@ -6,8 +6,8 @@ decided by `Outgoing` (snapshot_transfer.py); the thread reads the file, sends, 
 
 Every transfer that the algorithm asks for ends in one input for it: the follower's answer, or `Unreachable`. Then the
 algorithm asks again as soon as the follower answers a heartbeat, so nothing is repeated here. There is at most one
-transfer a follower, and few altogether: another one that is asked for has failed at once. A transfer is given up when
-its term is over.
+transfer a follower, and few altogether: another one that is asked for has failed, at once or when the first one ends. A
+transfer is given up when its term is over.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class SnapshotSenders:
         peer = message.recipient
         with self._lock:
             if peer in self._under_way:
+                self._under_way[peer].is_asked_for_again(message.term)
                 return  # its end will be told
             is_possible = (
                 not self._closed
@@ -145,7 +146,7 @@ class SnapshotSenders:
                     self._refused_until[peer] = again_at
             if answer is not None:
                 self._host.bring(answer)
-            else:
+            if answer is None or transfer.is_of_the_past:
                 self._host.unreachable(peer)
         except BaseException as bug:
             self._fail(bug)
@@ -169,6 +170,8 @@ class _Transfer:
         self.size = reader.size
         self.is_refused = False
         """By the follower, for a reason that will not pass soon."""
+        self.is_of_the_past = False
+        """In a later term another one has been asked for, which this one's answer says nothing about."""
         self._host = host
         self._message = message
         self._patience = patience
@@ -176,6 +179,9 @@ class _Transfer:
         self._reader = reader
         self._channel = grpc.insecure_channel(membership.addresses[self.peer], options=channel_options)
         self._events: SimpleQueue[bytes | _Ended] = SimpleQueue()
+
+    def is_asked_for_again(self, term: int) -> None:
+        self.is_of_the_past = self.is_of_the_past or term > self._message.term
 
     def run(self) -> InstallSnapshotReply:
         """Send it all: the answer of the follower's algorithm. Raises _GivenUp, StorageError, Malformed."""

@@ -281,4 +281,5 @@ def install_reply_from_wire(reply: wire.InstallSnapshotReply, request: InstallSn
         reply.success,
         reply.match_index,
         incarnation=reply.incarnation,
+        asked_in=request.asked_in,
     )

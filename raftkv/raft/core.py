@@ -486,19 +486,19 @@ class Raft:
             return False
         if progress.next_index <= self.log.previous.index:
             if peer not in leader.leaving:  # a removal is not worth that much
-                self._send_snapshot(peer, progress)
+                self._send_snapshot(leader, peer, progress)
             return False
         entries = self.log.entries(progress.next_index, self.log.last_index, self.config.max_append_bytes)
         self._send_append(leader, peer, progress.next_index - 1, entries)
         progress.sent(entries[-1].index, self._now)
         return True
 
-    def _send_snapshot(self, peer: int, progress: Progress) -> None:
+    def _send_snapshot(self, leader: Leader, peer: int, progress: Progress) -> None:
         snapshot = self.log.snapshot
         if snapshot is None:
             raise InvariantBroken(f"entry {progress.next_index} has been compacted, but there is no snapshot")
         progress.await_snapshot(snapshot.last.index)
-        self._send(InstallSnapshot(self.me, peer, self.current_term, snapshot))
+        self._send(InstallSnapshot(self.me, peer, self.current_term, snapshot, asked_in=leader.rounds.current))
 
     def _send_append(self, leader: Leader, peer: int, prev_index: int, entries: Sequence[Entry]) -> None:
         self._send(
@@ -537,8 +537,12 @@ class Raft:
         leader = self.role
         if not isinstance(leader, Leader) or reply.sender not in leader.progress:
             return
-        # A request of this term never fails; a refusal that arrives in it answers one of an earlier term.
-        if reply.success:
+        if not reply.success:
+            return  # no request of this term fails: it answers one of an earlier term
+        progress = leader.progress[reply.sender]
+        if reply.asked_in < progress.first_round:
+            progress.interrupted()  # it ends a transfer to the member that had this id before
+        else:
             self._take_match(leader, reply.sender, reply.match_index)
 
     def _take_match(self, leader: Leader, peer: int, match_index: int) -> None:

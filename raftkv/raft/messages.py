@@ -106,14 +106,19 @@ class InstallSnapshot:
     term: int
     snapshot: SnapshotMeta
     call: int = 0
+    asked_in: int = 0
+    """The leader's latest round when it sent this. Its driver, which has the message at hand, gives it back with the
+    reply: so an answer is not taken for one of a member that has been added since under the same id."""
 
     def accepted(self, term: int, match_index: int) -> InstallSnapshotReply:
         """The answer of a follower in `term`, whose durable log is the leader's up to there."""
-        return InstallSnapshotReply(self.recipient, self.sender, term, True, match_index, self.call)
+        return InstallSnapshotReply(
+            self.recipient, self.sender, term, True, match_index, self.call, asked_in=self.asked_in
+        )
 
     def refused(self, term: int) -> InstallSnapshotReply:
         """The answer of a member whose `term` is a later one."""
-        return InstallSnapshotReply(self.recipient, self.sender, term, False, call=self.call)
+        return InstallSnapshotReply(self.recipient, self.sender, term, False, call=self.call, asked_in=self.asked_in)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ class InstallSnapshotReply:
     """On success: up to where the follower's durable log is the leader's, at least up to the snapshot's end."""
     call: int = 0
     incarnation: bytes = b""
+    asked_in: int = 0
+    """The request's. It acknowledges no round."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,13 @@ MEMBERSHIP = [
         seeds=(4, 20, 32),
     ),
     Mutant(
+        "a snapshot that a removed member has taken counts when it comes back",
+        (46,),
+        (Patch(_CORE, "Raft._handle_install_reply", "reply.asked_in < progress.first_round", "False"),),
+        _RULES,
+        seeds=(77,),
+    ),
+    Mutant(
         "the match index of a removed member holds when it comes back",
         (),
         (

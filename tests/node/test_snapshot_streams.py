@@ -180,6 +180,21 @@ def test_what_is_under_way_is_not_begun_twice() -> None:
         assert (len(leader.brought), leader.lost) == (1, [])
 
 
+def test_what_a_later_term_asks_for_is_not_answered_by_what_is_under_way() -> None:
+    """The answer names the earlier term, so the algorithm would wait for ever."""
+    with two_nodes() as (leader, node):
+        gate = leader.put_gate_before(node.storage)
+        leader.send()
+        gate.open(1)
+        wait_until(lambda: gate.written, "the transfer is under way")
+        leader.term += 1
+        leader.send()
+        gate.open(20)
+        leader.wait()
+
+        wait_until(lambda: leader.lost == [1], "it is told that nothing has come of the second one")
+
+
 def test_only_so_many_followers_at_a_time() -> None:
     with two_nodes() as (leader, node):
         gate = leader.put_gate_before(node.storage)

@@ -376,7 +376,8 @@ class Lone:
 
     def installed(self, sender: int, match: int, term: int | None = None) -> InstallSnapshotReply:
         """Success of a snapshot that was sent."""
-        return InstallSnapshotReply(sender, self.me, self.term if term is None else term, True, match)
+        round = self.raft.role.rounds.current if isinstance(self.raft.role, Leader) else 1
+        return InstallSnapshotReply(sender, self.me, self.term if term is None else term, True, match, asked_in=round)
 
     def ack(
         self, sender: int, match: int | None = None, round: int | None = None, term: int | None = None

@@ -146,6 +146,25 @@ def test_an_answer_of_a_removed_member_is_not_taken_for_one_of_the_member_that_c
     assert lone.leader.progress[3].match_index == 1
 
 
+def test_the_end_of_a_transfer_to_a_removed_member_is_none_to_the_member_that_comes_back() -> None:
+    """The same, of a snapshot."""
+    lone = Lone([1, 1, 1, 2], compacted=3)
+    lone.serve(by=[2])
+    lone.step(lone.rejection(3, rejected=4, conflicting_index=1))
+    late = lone.installed(3, match=3)
+    lone.change(Remove(3))
+    lone.step(lone.ack(2))
+    lone.change(Add(3, "c:2"))
+    last, now = lone.raft.log.last_index, lone.leader.rounds.current
+    lone.step(lone.ack(2), lone.rejection(3, rejected=last, conflicting_index=1, round=now))
+    assert lone.leader.progress[3].state.value == "snapshot"
+
+    lone.step(late)
+
+    assert lone.leader.progress[3].match_index == 0
+    assert lone.leader.progress[3].state.value == "probe", "nothing is under way to it"
+
+
 def newcomer(joined: int = 0) -> Lone:
     """Member 3, added again with an empty disk."""
     lone = Lone(me=3)

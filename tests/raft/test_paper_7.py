@@ -106,7 +106,7 @@ def test_a_leader_sends_a_snapshot_when_it_has_discarded_what_a_follower_needs_n
 
     sent = lone.step(lone.rejection(3, rejected=4, conflicting_index=2))
 
-    assert sent == [InstallSnapshot(1, 3, lone.term, lone.snapshot(3, 1))]
+    assert sent == [InstallSnapshot(1, 3, lone.term, lone.snapshot(3, 1), asked_in=lone.leader.rounds.current)]
     assert lone.leader.progress[3].state is State.SNAPSHOT
 
 
@@ -199,7 +199,7 @@ def test_if_the_leader_has_discarded_more_by_then_it_sends_the_next_snapshot() -
 
     sent = lone.step(lone.installed(3, match=3))
 
-    assert sent == [InstallSnapshot(1, 3, lone.term, lone.snapshot(5, 3))]
+    assert sent == [InstallSnapshot(1, 3, lone.term, lone.snapshot(5, 3), asked_in=lone.leader.rounds.current)]
 
 
 def test_a_follower_that_can_not_be_reached_is_sent_a_snapshot_once_it_answers() -> None:
@@ -214,7 +214,8 @@ def test_a_follower_that_can_not_be_reached_is_sent_a_snapshot_once_it_answers()
 
     assert only(InstallSnapshot, while_away) == []
     assert {message.prev for message in only(AppendEntries, while_away) if message.recipient == 3} == {ORIGIN}
-    assert only(InstallSnapshot, when_back) == [InstallSnapshot(1, 3, lone.term, lone.snapshot(3, 1))]
+    [message] = only(InstallSnapshot, when_back)
+    assert message == InstallSnapshot(1, 3, lone.term, lone.snapshot(3, 1), asked_in=lone.leader.rounds.current)
 
 
 def test_the_log_may_be_compacted_under_a_follower_that_is_being_probed_or_replicated_to() -> None:

@@ -92,6 +92,8 @@ class _Sending:
     reader: SnapshotReader
     has_begun: bool = False
     """The follower has said from where on it wants the snapshot."""
+    is_of_the_past: bool = False
+    """In a later term another one has been asked for."""
 
 
 @dataclass(eq=False, slots=True)
@@ -146,6 +148,7 @@ class SnapshotStreams:
         """The algorithm wants a snapshot sent."""
         peer, member = message.recipient, self._member
         if peer in self._sending:
+            self._sending[peer].is_of_the_past |= message.term > self._sending[peer].term
             return
         if len(self._sending) >= MAX_TRANSFERS:
             self._count("put off, as there are too many")
@@ -193,6 +196,8 @@ class SnapshotStreams:
         if sending.outgoing.answer is not None:
             self._end(sending, "answered")
             self._member.bring(sending.outgoing.answer)
+            if sending.is_of_the_past:
+                self._member.bring(Unreachable(sending.peer))
 
     def _give_up(self, sending: _Sending, why: str) -> None:
         self._end(sending, why)
