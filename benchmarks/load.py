@@ -50,6 +50,8 @@ def _client(order: Order) -> AbstractContextManager[Any]:
             return etcd.PythonCaller(address)
         case "grpcio", "unary":
             return echo.Caller(address)
+        case "grpcio", "stream":
+            return echo.StreamCaller(address)
     raise ValueError(f"nothing is known of {order.system} by {order.api}")
 
 

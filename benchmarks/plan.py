@@ -90,7 +90,7 @@ def quick(have: Have, seconds: float = 1.0, fill: int = 1_000_000) -> Plan:
         *_reads(have, 3, (1, 100), "lease"),
         *_writes(have, 3, 100, LEVELS),
         *_open_loops(have, 3, ("set",)),
-        _unary(),
+        *_unary(),
         *_transactions(have, 3, 100),
     ]
     return Plan((_phase(have, measures),), seconds, fill)
@@ -107,7 +107,7 @@ def full(have: Have, seconds: float = 2.0, fill: int = 1_000_000) -> Plan:
         *_writes(have, 3, 100, LEVELS),
         *_writes(have, 3, 1024, LEVELS),
         *_open_loops(have, 3, ("get", "mix", "set")),
-        _unary(),
+        *_unary(),
         *_transactions(have, 3, 100),
     ]
     five = [
@@ -214,5 +214,6 @@ def _open_loops(have: Have, members: int, works: Sequence[str]) -> list[Measure]
     return measures
 
 
-def _unary() -> Measure:
-    return Measure((Case("ours", 3, "set", "unary", 64), Case("grpcio", 1, "echo", "unary", 64)))
+def _unary() -> list[Measure]:
+    alone = Measure((Case("grpcio", 1, "echo", "stream", 1),))
+    return [Measure((Case("ours", 3, "set", "unary", 64), Case("grpcio", 1, "echo", "unary", 64))), alone]

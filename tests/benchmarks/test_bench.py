@@ -268,6 +268,7 @@ def test_the_full_run_has_all_that_is_asked_for() -> None:
         assert Case("pysyncobj", 3, "set", "callback", n) in there
     assert Case("etcd", 3, "set", "python", 1) in there
     assert Case("grpcio", 1, "echo", "unary", 64) in there
+    assert Case("grpcio", 1, "echo", "stream", 1) in there
     assert {case.work for case in there if case.mode == OPEN} == {"set", "get", "mix"}
 
 
