@@ -245,7 +245,8 @@ class RaftNode:
     def turn(self, inputs: list[Input], now: float) -> bool:
         """One round of the replica's work. By the holder of the turn."""
         assert self._turn.is_held_here()
-        more = self._replica.turn([item for item in inputs if self._has_kept_disk(item)], now)
+        # One after the other: what one of them brings may tell that the sender of the next is another one by now.
+        more = self._replica.turn((item for item in inputs if self._has_kept_disk(item)), now)
         self._receiver.committed(self._replica.raft.committed_index, self._server.aside)
         self._follow_configuration()
         cluster_id = self._replica.machine.cluster_id

@@ -17,7 +17,7 @@ It owns the waiting callers, keyed by the log position of what they wait for. A 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -241,7 +241,7 @@ class Replica:
 
     # ---- the turn ----------------------------------------------------------------------------------------------------
 
-    def turn(self, inputs: Sequence[Input], now: float) -> bool:
+    def turn(self, inputs: Iterable[Input], now: float) -> bool:
         """Take in all inputs, let time pass, and carry out what follows, with one write to the disk for all of it.
 
         Whether there is more to do at once. Raises StorageError or InvariantBroken; the member must stop then, and no

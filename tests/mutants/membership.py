@@ -56,6 +56,18 @@ MEMBERSHIP = [
         _WIPED,
     ),
     Mutant(
+        "who is added again is judged by the configuration before the turn",
+        (46,),
+        (
+            Patch(
+                *("node.py", "RaftNode.turn"),
+                "(item for item in inputs if self._has_kept_disk(item))",
+                "[item for item in inputs if self._has_kept_disk(item)]",
+            ),
+        ),
+        _WIPED,
+    ),
+    Mutant(
         "a member that was added again is still known by its former disk",
         (46,),
         (Patch("transport.py", "Membership.has_lost_disk", "joined == self.joined.get(peer, 0)", "joined >= 0"),),

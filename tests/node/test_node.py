@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -319,7 +319,7 @@ class Sabotage:
         self._turn = node._replica.turn
         node._replica.turn = self.turn  # type: ignore[method-assign]
 
-    def turn(self, inputs: Sequence[Input], now: float) -> bool:
+    def turn(self, inputs: Iterable[Input], now: float) -> bool:
         name = threading.current_thread().name
         kind = name.split("_")[0] if name.startswith(("client", "peer", "timer")) else "gRPC"
         if kind == self._thread:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.raft.messages import AppendEntriesReply, RequestVote, RequestVoteReply
-from raftkv.raft.types import ORIGIN
+from raftkv.raft.configuration import encode_configuration
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.types import ORIGIN, Configuration, Entry, EntryKind
 from raftkv.storage import read_identity
 from raftkv.transport import Membership, Stranger, reply_from_wire, reply_to_wire, request_to_wire
 from raftkv.wire import raft_pb2 as wire
@@ -87,6 +88,21 @@ def test_an_answer_from_another_disk_does_not_count_and_the_first_one_is_remembe
     node._storage.close()
     assert (again := read_identity(tmp_path / "1"))
     assert again.peers == {2: (0, OLD)}
+
+
+def test_who_is_judged_is_judged_by_all_that_came_before(members: Members) -> None:
+    """The leader's request, which says that member 2 has been added again, and that one's first request are in the same
+    turn."""
+    node = members.open(1)
+    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
+    configuration = Configuration(frozenset({1, 2, 3}), addresses=tuple(members.addresses.items()), joined=((2, 1),))
+    added_again = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
+
+    node._turn._inbox.append(AppendEntries(3, 1, 1, ORIGIN, (added_again,), 0, 0, 1))
+    node.bring(RequestVote(2, 1, 1, ORIGIN, incarnation=NEW))
+
+    assert not node.membership.wiped
+    assert node._storage.identity.peers == {2: (1, NEW)}
 
 
 def test_who_does_not_say_it_or_is_no_member_is_not_remembered(members: Members) -> None:
