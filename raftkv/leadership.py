@@ -54,7 +54,8 @@ def transfer_leadership(router: Router, target: int, deadline: float) -> int:
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
             if code in _REFUSALS:
-                raise NotApplied(details, code.name) from None
+                # Which may be that what was asked for before is still under way.
+                raise (_in_doubt() if in_doubt else NotApplied(details, code.name)) from None
             in_doubt = True
         else:
             if reply.success:

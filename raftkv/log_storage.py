@@ -165,9 +165,10 @@ class LogStorage(LogStore, Protocol):
     def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         """Begin every restart from a snapshot that a leader has sent, and that is beyond `commit_index`.
 
-        If the log holds `meta.last`, what comes after it stays (section 7; hazard 31). Otherwise all of the log goes,
-        and begins anew after `meta.last`. The durable hard state's term is at least that of `meta.last`. A crash leaves
-        either everything done or nothing. Raises StorageError, and then refuses all further use.
+        All of the log goes, and begins anew after `meta.last`: the algorithm asks for this only if its own log does not
+        hold that entry (section 7; hazard 31). What is durable may hold it all the same, in a part that another leader
+        has replaced just before. The durable hard state's term is at least that of `meta.last`. A crash leaves either
+        everything done or nothing. Raises StorageError, and then refuses all further use.
         """
 
     def remove_leftovers(self) -> None:

@@ -20,7 +20,6 @@ from raftkv.log_storage import (
     assert_allowed,
     assert_installable,
     cut,
-    holds,
 )
 from raftkv.raft.log import Compacted
 from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState, LogPosition, SnapshotMeta
@@ -117,11 +116,9 @@ class MemoryStorage:
 
     def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         assert_installable(self, meta)
-        is_held = holds(self, meta.last)
         self._take_snapshot(meta, writer)
-        if not is_held:
-            self._entries.clear()
-            self._previous = meta.last
+        self._entries.clear()
+        self._previous = meta.last
 
     def _take_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         assert isinstance(writer, _Bytes)

@@ -64,7 +64,7 @@ from raftkv.raft.messages import (
     RequestVote,
     RequestVoteReply,
 )
-from raftkv.raft.types import Configuration
+from raftkv.raft.types import Configuration, SnapshotMeta
 from raftkv.replica import (
     ConfigurationChange,
     Input,
@@ -354,8 +354,8 @@ class RaftNode:
 
     # ---- what the transfers of snapshots need (snapshot_sender.Host) -------------------------------------------------
 
-    def open_snapshot(self) -> SnapshotReader:
-        return self._storage.open_snapshot()
+    def open_snapshot(self, meta: SnapshotMeta) -> SnapshotReader | None:
+        return self._storage.open_snapshot() if self._storage.snapshot == meta else None
 
     def leads(self, term: int) -> bool:
         raft = self._replica.raft

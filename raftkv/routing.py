@@ -258,8 +258,10 @@ class Router:
 
     def _close_channels(self) -> None:
         with self._learning:
-            for member in self._members:
-                member.channel.close()
+            members = self._members  # the last ones: no more are added to a closed client
+        # Without the lock: closing waits for gRPC's threads, one of which may be about to tell of new members.
+        for member in members:
+            member.channel.close()
 
     # ---- looking for the leader --------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from raftkv.log_storage import SnapshotReader, StorageError
 from raftkv.raft.messages import InstallSnapshot, InstallSnapshotReply
+from raftkv.raft.types import SnapshotMeta
 from raftkv.snapshot_transfer import Outgoing, checksum_of
 from raftkv.streams import Stream
 from raftkv.transport import Malformed, Membership
@@ -45,8 +46,8 @@ class Host(Protocol):
     @property
     def membership(self) -> Membership: ...
 
-    def open_snapshot(self) -> SnapshotReader:
-        """Open the latest snapshot, the one that the message is about. In the turn. Raises StorageError."""
+    def open_snapshot(self, meta: SnapshotMeta) -> SnapshotReader | None:
+        """Open this snapshot; None if a later one has just taken its place. In the turn. Raises StorageError."""
 
     def leads(self, term: int) -> bool:
         """Whether this member leads that term. From any thread."""
@@ -106,13 +107,13 @@ class SnapshotSenders:
                 and len(self._under_way) < MAX_TRANSFERS
                 and self._refused_until.get(peer, 0.0) <= self._host.now()
             )
-            if is_possible:
-                reader = self._host.open_snapshot()
+            reader = self._host.open_snapshot(message.snapshot) if is_possible else None
+            if reader is not None:
                 transfer = self._under_way[peer] = _Transfer(
                     self._host, message, reader, self._channel_options, self._patience
                 )
                 thread = threading.Thread(target=self._run, args=(transfer,), name=f"transfer-{peer}", daemon=True)
-        if is_possible:
+        if reader is not None:
             thread.start()
         else:
             self._host.unreachable(peer)

@@ -314,12 +314,8 @@ class Storage:
 
     def install_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter) -> None:
         assert_installable(self, meta)
-        is_held = holds(self, meta.last)
         with self._writing():
             self._move_into_place(meta, writer)
-            if is_held:
-                self._count_snapshot(meta, writer, range(0))
-                return
             old_segments = range(self._log.first_segment, self._log.begin_anew(meta.last))
             self._recent.clear()
             # First the metadata: a segment that does not continue the log before it would be refused.

@@ -11,7 +11,7 @@ import pytest
 
 from raftkv.client import Client, NotApplied
 from raftkv.routing import _trouble
-from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
+from raftkv.wire.raft_pb2 import ClientReply, ClientRequest, Member
 from tests.client.fake_cluster import (
     FakeCluster,
     FakeMember,
@@ -357,6 +357,25 @@ def test_closing_does_not_wait_for_a_channel_that_can_not_be_closed(
     monkeypatch.setattr(channel, "close", stuck.wait)
     assert seconds(client.close) < QUICK
     stuck.set()
+
+
+def test_an_announcement_does_not_wait_for_a_client_that_is_closing(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing a channel waits for gRPC's thread, which may be just about to tell of new members."""
+    client = Client(cluster.addresses)
+    client.get("key")
+    router, waited = client._router, []
+
+    def close() -> None:
+        announcing = threading.Thread(target=router.announced, args=([Member(id=9, address="10.0.0.9:1")],))
+        announcing.start()
+        waited.append(seconds(lambda: announcing.join(QUICK)))
+
+    monkeypatch.setattr(router._members[0].channel, "close", close)
+    client.close()
+    assert waited
+    assert waited[0] < QUICK
 
 
 def test_a_read_that_hangs_moves_to_the_new_leader(cluster: FakeCluster, client: Client) -> None:

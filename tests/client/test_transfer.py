@@ -76,6 +76,16 @@ def test_if_no_answer_comes_the_outcome_is_unknown(cluster: FakeCluster) -> None
     assert unknown.value.code == "DEADLINE_EXCEEDED"
 
 
+def test_a_refusal_after_a_lost_answer_is_not_the_last_word(cluster: FakeCluster, client: Client) -> None:
+    """It may be due to what has been asked for before, which goes on."""
+    cluster.transfer_script = [
+        (grpc.StatusCode.UNAVAILABLE, "lost"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "leadership is being handed over already; nothing has been done"),
+    ]
+    with pytest.raises(OutcomeUnknown):
+        client.transfer_leadership(3)
+
+
 def test_without_a_leader_nothing_is_done() -> None:
     says = "no member answers at .*; nothing has been done"
     with Client(free_addresses(1), timeout=0.3) as client, pytest.raises(NotApplied, match=says):

@@ -103,13 +103,21 @@ SNAPSHOTS = [
     _mutant(
         "an installed snapshot keeps a conflicting log",
         31,
-        (_STORAGE, "Storage.install_snapshot", "is_held = holds(self, meta.last)", "is_held = True"),
+        (
+            _STORAGE,
+            "Storage.install_snapshot",
+            "self._log.begin_anew(meta.last)",
+            "self._log.forget(meta.last.index + 1)",
+        ),
         _CONTRACT,
     ),
     _mutant(
-        "an installed snapshot drops what follows it",
+        "an installed snapshot keeps what the disk holds",
         31,
-        (_STORAGE, "Storage.install_snapshot", "is_held = holds(self, meta.last)", "is_held = False"),
+        (
+            *(_STORAGE, "Storage.install_snapshot", "self._log.begin_anew(meta.last)"),
+            "self._log.forget(meta.last.index + 1) if holds(self, meta.last) else self._log.begin_anew(meta.last)",
+        ),
         _CONTRACT,
     ),
     _mutant(

@@ -269,4 +269,22 @@ TRANSFERS = [
         (Patch(_TRANSFER, "make_room", "begin_transfer(raft, leader, 0)", "pass"),),
         _3_10,
     ),
+    Mutant(
+        "a refusal after a lost answer is taken for the answer",
+        (),
+        (
+            Patch(
+                *("leadership.py", "transfer_leadership"),
+                "(_in_doubt() if in_doubt else NotApplied(details, code.name))",
+                "NotApplied(details, code.name)",
+            ),
+        ),
+        ("tests/client/test_transfer.py",),
+    ),
+    Mutant(
+        "a snapshot is taken for the one before it",
+        (32,),
+        (Patch("node.py", "RaftNode.open_snapshot", "self._storage.snapshot == meta", "True"),),
+        ("tests/node/test_node.py",),
+    ),
 ]

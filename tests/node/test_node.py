@@ -18,7 +18,7 @@ from raftkv.config import NodeConfig
 from raftkv.log_storage import StorageError
 from raftkv.node import RaftNode, server_limits
 from raftkv.operations import Batch, Code, Operation, encode_batch
-from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 from raftkv.replica import Input
 from raftkv.transport import entry_to_wire
 from raftkv.wire import raft_pb2 as wire
@@ -53,6 +53,11 @@ def test_what_is_written_is_read_and_reaches_all_members(steady: Members) -> Non
     for id in (2, 3):
         reply = steady.ask(steady.nodes[id], "SET k w")
         assert (reply.success, reply.leader_id) == (False, 1)
+
+
+def test_no_other_snapshot_is_opened_than_the_one_that_is_meant(steady: Members) -> None:
+    steady.start()
+    assert steady.nodes[1].open_snapshot(SnapshotMeta(LogPosition(1, 1))) is None
 
 
 def test_each_member_has_dice_of_its_own(steady: Members) -> None:

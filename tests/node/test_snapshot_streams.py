@@ -15,7 +15,7 @@ from raftkv import snapshot_sender
 from raftkv.log_storage import SnapshotReader, StorageError
 from raftkv.memory_storage import MemoryStorage
 from raftkv.raft.messages import InstallSnapshot, InstallSnapshotReply
-from raftkv.raft.types import HardState
+from raftkv.raft.types import HardState, LogPosition, SnapshotMeta
 from raftkv.replica import SnapshotReceived
 from raftkv.snapshot_sender import MAX_TRANSFERS, SnapshotSenders
 from raftkv.snapshot_transfer import CHUNK_BYTES
@@ -50,8 +50,8 @@ class Leader:
         self.storage.install_snapshot(SNAPSHOT, file_with(self.storage, data))
         self.senders = SnapshotSenders(self, OPTIONS, 5.0, self.notes.append, self.bugs.append)
 
-    def open_snapshot(self) -> SnapshotReader:
-        return self.storage.open_snapshot()
+    def open_snapshot(self, meta: SnapshotMeta) -> SnapshotReader | None:
+        return self.storage.open_snapshot() if meta == self.storage.snapshot else None
 
     def leads(self, term: int) -> bool:
         return term == self.term
@@ -336,7 +336,7 @@ def test_a_snapshot_that_is_not_what_it_should_be_is_refused(data: bytes, why: s
 def test_a_leader_whose_own_snapshot_can_not_be_read_goes_on_without() -> None:
     with two_nodes() as (leader, _):
         reader = leader.storage.open_snapshot()
-        leader.open_snapshot = lambda: reader  # type: ignore[method-assign]
+        leader.open_snapshot = lambda meta: reader  # type: ignore[method-assign]
 
         def fail(offset: int, length: int) -> bytes:
             raise StorageError("I/O error")
@@ -345,6 +345,13 @@ def test_a_leader_whose_own_snapshot_can_not_be_read_goes_on_without() -> None:
         leader.send_and_wait()
         assert leader.lost == [1]
         assert "I/O error" in leader.notes[-1]
+
+
+def test_a_snapshot_whose_place_another_has_taken_in_the_same_turn_is_not_mistaken_for_it() -> None:
+    with two_nodes() as (leader, _):
+        leader.senders.send(InstallSnapshot(2, 1, 1, SnapshotMeta(LogPosition(1, 2))))
+        assert leader.lost == [1]
+        assert leader.notes == []
 
 
 def test_hazard_51_a_bug_in_a_transfer_stops_the_node() -> None:

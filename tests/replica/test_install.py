@@ -169,6 +169,21 @@ def test_hazard_32_of_two_snapshots_the_later_one_is_installed_and_the_other_thr
     assert longer.writer not in follower.storage.discarded
 
 
+def test_a_log_that_is_about_to_be_replaced_is_not_kept_because_the_disk_still_has_it() -> None:
+    """Figure 8, and this disk stands still: those of term 1 have been replaced by one of term 3, in memory as yet, when
+    the leader of term 4 sends a snapshot that ends with one of these."""
+    follower = Follower()
+    follower.turn(append(LogPosition(1, 2), [1, 1]))
+    item = follower.received(4, term=4, last_term=1)
+
+    follower.turn(append(LogPosition(1, 2), [3]), item)
+
+    assert follower.machine.applied_index == 4
+    assert follower.storage.snapshot == item.message.snapshot
+    assert follower.storage.previous() == LogPosition(1, 4)
+    assert follower.replica.raft.log.last_index == 4
+
+
 def test_a_snapshot_of_a_leader_that_is_none_any_more_is_thrown_away() -> None:
     follower = Follower()
     item = follower.received(9, term=3)

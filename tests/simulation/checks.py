@@ -171,8 +171,7 @@ class Checks:
         view, index = self._views[member], meta.last.index
         if index <= view.commit_index:
             raise Violation(f"n{member} installs a snapshot up to {index}, but has committed up to {view.commit_index}")
-        is_held = index <= len(view.durable) and view.durable[index - 1].term == meta.last.term
-        view.under_way = _Adopt(meta.last, view.durable if is_held else self.committed[:index])
+        view.under_way = _Adopt(meta.last, self.committed[:index])
         self._world.count("storage", "snapshots installed")
 
     def _check_snapshot(self, member: int, meta: SnapshotMeta, content: bytes) -> None:

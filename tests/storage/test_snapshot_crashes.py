@@ -68,7 +68,7 @@ STORY: list[Callable[[Storage], None]] = [
     lambda storage: append(storage, entries(21, 25, term=3), commit_index=22),
     lambda storage: install(storage, 24, term=3, content=b"a leader's, whose last entry is held"),
     lambda storage: storage.remove_leftovers(),
-    lambda storage: append(storage, entries(26, 27, term=3), commit_index=27),
+    lambda storage: append(storage, entries(25, 27, term=3), commit_index=27),
     lambda storage: compact(storage, 27, b"after entry 27", keep_from=25),
 ]
 
