@@ -83,6 +83,11 @@ def find_place(member: int, known: Identity | None, addresses: Iterable[str]) ->
         )
     if known is None and (place.is_wiped or not place.is_learner):
         raise CannotJoin(_explain_lost_directory(place))
+    if known is not None and place.disk not in (b"", known.incarnation) and place.joined >= known.joined:
+        raise CannotJoin(
+            f"cannot join the cluster: this directory is not the one with which node {member} has its vote; start the "
+            f"node with that one, or remove it and add it again (REMOVE {member}, ADD {member}=<address>)"
+        )
     if known is not None and known.members and not known.cluster_id and place.joined:
         raise CannotJoin(
             f"cannot join the cluster: this node's directory was made for a founding member, but node {member} was "

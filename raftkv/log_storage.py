@@ -50,8 +50,8 @@ class Identity:
     """The index of the entry that had brought this member in when the directory was made: an earlier one brought in
     somebody else, under the same id. 0: a founding member, or not known."""
     peers: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
-    """Of each other member that has been heard of: the index of the entry that brought it in, and its incarnation. Who
-    has another one under the same entry has lost its disk."""
+    """Of each founding member that has been heard of: 0, and its incarnation. Who has another one has lost its disk.
+    (Of members that were added later the configuration says it.)"""
 
 
 class SnapshotReader(Protocol):

@@ -137,6 +137,7 @@ class RaftNode:
             {**identity.members, me: self._address},
             identity.cluster_id,
             identity.incarnation,
+            identity.joined,
             peers=identity.peers,
             founders=identity.members,
         )
@@ -275,6 +276,12 @@ class RaftNode:
         before, me = self.membership.addresses, self.membership.me
         addresses = dict(configuration.addresses)
         address = addresses.get(me, before[me])
+        if configuration.disk_of(me) not in (b"", self.membership.incarnation):
+            log.warning(
+                "node %d has its vote with another data directory than this one, which counts for nothing: stop this "
+                "node, or remove it and add it again (REMOVE %d, ADD %d=<address>)",
+                *(me, me, me),
+            )
         if address != before[me] and not is_placed:
             self._storage.remember_address(address)
             if address != self._address:
@@ -297,32 +304,47 @@ class RaftNode:
             self._server.aside(lambda: self._server.announce(new))
 
     def _has_kept_disk(self, item: Input) -> bool:
-        """Whether a message comes from the member that it was, with all that it has promised (hazard 46). Whoever is
-        met for the first time is remembered, before anything that it says counts, and before it is answered."""
+        """Whether a message comes from the member that it was, with all that it has promised (hazard 46). A founding
+        member that is met for the first time is remembered, before anything that it says counts, and before it is
+        answered. Of the others, the algorithm goes by what the configuration says of their disks."""
         if not isinstance(
             item, AppendEntries | AppendEntriesReply | RequestVote | RequestVoteReply | InstallSnapshotReply
         ):
             return True
         self._follow_configuration()
-        peer, incarnation = item.sender, item.incarnation
-        if not incarnation or peer not in self.membership.addresses:
+        peer, incarnation, membership = item.sender, item.incarnation, self.membership
+        if not incarnation or peer not in membership.addresses:
             return True
-        if self.membership.has_lost_disk(peer, incarnation):
-            if peer not in self.membership.wiped:
-                self.membership = replace(self.membership, wiped=self.membership.wiped | {peer})
-                log.warning(
-                    "node %d has come back without its disk: nothing that it says counts until it is removed and "
-                    "added again (REMOVE %d, ADD %d=<address>)",
-                    peer,
-                    peer,
-                    peer,
-                )
-            return False
-        joined = self.membership.joined.get(peer, 0)
-        if self.membership.peers.get(peer) != (joined, incarnation):
-            self._storage.remember_peer(peer, joined, incarnation)
-            self.membership = replace(self.membership, peers=self._storage.identity.peers)
+        if membership.is_founder(peer, item.joined):
+            if membership.has_lost_disk(peer, incarnation, item.joined):
+                self._note_wiped(peer)
+                return False
+            if membership.peers.get(peer) != (0, incarnation):
+                self._storage.remember_peer(peer, 0, incarnation)
+                self.membership = replace(membership, peers=self._storage.identity.peers)
+        elif self._has_another_disk(item):
+            self._note_wiped(peer)
         return True
+
+    def _has_another_disk(self, message: Message) -> bool:
+        """Whether a member that was added later answers, where it is to be found, from another disk than the one that
+        has its vote; and does not speak of an entry that our log does not tell of yet."""
+        if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
+            return False
+        disk = self._replica.raft.configuration.disk_of(message.sender)
+        is_known = message.joined <= self.membership.joined.get(message.sender, 0)
+        return is_known and disk not in (b"", message.incarnation)
+
+    def _note_wiped(self, peer: int) -> None:
+        if peer not in self.membership.wiped:
+            self.membership = replace(self.membership, wiped=self.membership.wiped | {peer})
+            log.warning(
+                "node %d has come back without its disk: nothing that it says counts until it is removed and added "
+                "again (REMOVE %d, ADD %d=<address>)",
+                peer,
+                peer,
+                peer,
+            )
 
     def _sender(self, peer: int) -> PeerSender | None:
         """The sender to a peer; None if nobody knows where that is."""

@@ -203,7 +203,10 @@ class Replica:
             raise ValueError(f"applied up to {machine.applied_index}, not to {storage.commit_index}, before the start")
         self.machine = machine
         durable = storage.hard_state, storage.commit_index
-        self.raft = core.Raft(config, me, configuration, storage, *durable, rng, now, storage.identity.joined)
+        identity = storage.identity
+        self.raft = core.Raft(
+            config, me, configuration, storage, *durable, rng, now, identity.joined, identity.incarnation
+        )
         self._snapshots = Snapshots(policy, storage, machine, self.raft, saver, note)
         self._storage = storage
         self._send = send

@@ -179,6 +179,7 @@ def members_to_wire(membership: Membership, configuration: Configuration) -> lis
             is_learner=id in configuration.learners,
             is_wiped=id in membership.wiped,
             joined=joined.get(id, 0),
+            disk=configuration.disk_of(id),
         )
         for id, address in sorted(membership.addresses.items())
     ]
@@ -409,7 +410,7 @@ class Service:
 
         def take(reply: Reply) -> None:
             assert isinstance(reply, AppendEntriesReply)
-            message = transport.reply_to_wire(reply, self.host.membership.incarnation)
+            message = self._reply_to_wire(reply)
             assert isinstance(message, wire.AppendEntriesReply)
             answer(message)
 
@@ -436,7 +437,11 @@ class Service:
             self._peer_calls.pop(call, None)
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
         assert isinstance(reply, transport.Reply)
-        return transport.reply_to_wire(reply, self.host.membership.incarnation)
+        return self._reply_to_wire(reply)
+
+    def _reply_to_wire(self, reply: transport.Reply) -> transport.WireReply:
+        membership = self.host.membership
+        return transport.reply_to_wire(reply, membership.incarnation, membership.directory_joined)
 
     def _bring_request(
         self,

@@ -110,7 +110,8 @@ class SnapshotReceiver:
     def _final(self, reply: Reply | None) -> wire.InstallSnapshotReply:
         if not isinstance(reply, InstallSnapshotReply):
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "the node is too busy to answer")
-        return install_reply_to_wire(reply, self._host.membership.incarnation)
+        membership = self._host.membership
+        return install_reply_to_wire(reply, membership.incarnation, membership.directory_joined)
 
 
 @dataclass(slots=True)

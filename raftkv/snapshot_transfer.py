@@ -264,10 +264,17 @@ def arrived_to_wire(term: int, next_offset: int) -> wire.InstallSnapshotReply:
     return wire.InstallSnapshotReply(term=term, next_offset=next_offset)
 
 
-def install_reply_to_wire(reply: InstallSnapshotReply, incarnation: bytes = b"") -> wire.InstallSnapshotReply:
+def install_reply_to_wire(
+    reply: InstallSnapshotReply, incarnation: bytes = b"", joined: int = 0
+) -> wire.InstallSnapshotReply:
     """The algorithm's answer, which is the last one."""
     return wire.InstallSnapshotReply(
-        term=reply.term, success=reply.success, match_index=reply.match_index, done=True, incarnation=incarnation
+        term=reply.term,
+        success=reply.success,
+        match_index=reply.match_index,
+        done=True,
+        incarnation=incarnation,
+        joined=joined,
     )
 
 
@@ -281,5 +288,6 @@ def install_reply_from_wire(reply: wire.InstallSnapshotReply, request: InstallSn
         reply.success,
         reply.match_index,
         incarnation=reply.incarnation,
+        joined=reply.joined,
         asked_in=request.asked_in,
     )

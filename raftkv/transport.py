@@ -144,6 +144,7 @@ def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: 
         round=request.round,
         call=call,
         incarnation=request.identity.incarnation,
+        joined=request.identity.joined,
     )
     terms = [message.prev.term, *(entry.term for entry in message.entries), message.term]
     require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
@@ -169,8 +170,8 @@ def request_vote_from_wire(request: wire.RequestVoteRequest, me: int, call: int)
         released = Leadership(request.released_leader, request.released_term)
         if not 1 <= released.term < request.term or request.pre_vote:
             raise Malformed(f"nobody stands in term {request.term} for a leader of term {released.term}")
-    incarnation = request.identity.incarnation
-    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call, released, incarnation)
+    disk = request.identity.incarnation, request.identity.joined
+    return RequestVote(request.candidate_id, me, request.term, last, request.pre_vote, call, released, *disk)
 
 
 def timeout_now_from_wire(request: wire.TimeoutNowRequest, me: int, call: int) -> TimeoutNow:
@@ -196,8 +197,8 @@ def _position(term: int, index: int) -> LogPosition:
 # ---- replies ---------------------------------------------------------------------------------------------------------
 
 
-def reply_to_wire(reply: Reply, incarnation: bytes = b"") -> WireReply:
-    """`incarnation`: of the member that replies."""
+def reply_to_wire(reply: Reply, incarnation: bytes = b"", joined: int = 0) -> WireReply:
+    """`incarnation` and `joined`: of the directory of the member that replies."""
     if isinstance(reply, AppendEntriesReply):
         return wire.AppendEntriesReply(
             term=reply.term,
@@ -208,6 +209,7 @@ def reply_to_wire(reply: Reply, incarnation: bytes = b"") -> WireReply:
             rejected_index=reply.rejected_index,
             round=reply.round,
             incarnation=incarnation,
+            joined=joined,
         )
     if isinstance(reply, TimeoutNowReply):
         return wire.TimeoutNowReply(term=reply.term, accepted=reply.accepted)
@@ -217,6 +219,7 @@ def reply_to_wire(reply: Reply, incarnation: bytes = b"") -> WireReply:
         remaining_lease=reply.remaining_lease_ms,
         pre_vote=reply.pre_vote,
         incarnation=incarnation,
+        joined=joined,
     )
 
 
@@ -235,15 +238,22 @@ def reply_from_wire(reply: WireReply, sender: int, me: int) -> Reply:
             conflicting_term=reply.conflicting_term,
             conflicting_index=reply.conflicting_index,
             incarnation=reply.incarnation,
+            joined=reply.joined,
         )
     if isinstance(reply, wire.TimeoutNowReply):
         return TimeoutNowReply(sender, me, reply.term, reply.accepted)
     if reply.remaining_lease > MAX_REMAINING_LEASE_MS:
         # A vote like that is worse than none: the new leader would wait for so long before it does anything.
         raise Malformed(f"nobody has promised a leader a lease with {reply.remaining_lease} ms left")
-    granted, incarnation = reply.vote_granted, reply.incarnation
     return RequestVoteReply(
-        sender, me, reply.term, granted, reply.pre_vote, reply.remaining_lease, incarnation=incarnation
+        sender=sender,
+        recipient=me,
+        term=reply.term,
+        granted=reply.vote_granted,
+        pre_vote=reply.pre_vote,
+        remaining_lease_ms=reply.remaining_lease,
+        incarnation=reply.incarnation,
+        joined=reply.joined,
     )
 
 
@@ -261,10 +271,12 @@ class Membership:
     """Empty until known."""
     incarnation: bytes = b""
     """Of this member's data directory."""
+    directory_joined: int = 0
+    """Which entry had brought in whoever it was made for; 0: a founding member."""
     protocol: int = PROTOCOL
     """What this member sends, and the latest that it takes."""
     peers: Mapping[int, tuple[int, bytes]] = field(default_factory=dict)
-    """As `Identity.peers`: with which disk each other member has been met."""
+    """As `Identity.peers`: with which disk each founding member has been met."""
     joined: Mapping[int, int] = field(default_factory=dict)
     """Which entry has brought in a member, by the configuration of now; founding members are left out."""
     wiped: frozenset[int] = frozenset()
@@ -290,6 +302,7 @@ class Membership:
             incarnation=self.incarnation,
             protocol=self.protocol,
             recipient_joined=self.joined.get(recipient, 0),
+            joined=self.directory_joined,
         )
 
     def admit(self, request: WireRequest | wire.InstallSnapshotRequest) -> None:
@@ -319,14 +332,20 @@ class Membership:
             # It knows nothing of the cluster, and would take the founding member that had its id for itself (rule 11).
             what = f"{here} has been added to a cluster that ran already, but was started as a founding member"
             raise Stranger(f"{what}: delete its directory, and start it with --join")
-        if header.incarnation and self.has_lost_disk(claimed, header.incarnation):
+        if header.incarnation and self.has_lost_disk(claimed, header.incarnation, header.joined):
             mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
             raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")
 
-    def has_lost_disk(self, peer: int, incarnation: bytes) -> bool:
-        """Whether the peer, which has this disk, is known with another one (hazard 46)."""
-        joined, known = self.peers.get(peer, (-1, b""))
-        return joined == self.joined.get(peer, 0) and known != incarnation
+    def is_founder(self, peer: int, joined: int) -> bool:
+        """Whether the peer, whose directory was made for who had been brought in by the entry `joined`, is a founding
+        member. The log here may not tell yet that another one has its id by now."""
+        return not joined and not self.joined.get(peer)
+
+    def has_lost_disk(self, peer: int, incarnation: bytes, joined: int) -> bool:
+        """Whether it is a founding member, and known with another disk than this (hazard 46). Of those who were added
+        later the configuration tells, in the algorithm."""
+        since, known = self.peers.get(peer, (-1, b""))
+        return self.is_founder(peer, joined) and since == 0 and known != incarnation
 
     def _list_of_founders(self) -> str:
         founders = self.addresses if self.founders is None else self.founders

@@ -13,10 +13,11 @@ The text form of a configuration, for the log, the wire and snapshots, is a line
     raftkv configuration 1
     1 voter 0 10.0.0.1:50051
     4 learner 57 10.0.0.4:50051
+    5 voter 31/9f86d081884c7d659a2feaa0c55ad015 10.0.0.5:50051
 
-the id, what it is, the index of the entry that brought it in (0: a founding member), and its address, which the
-algorithm never looks at. An entry that can't be decoded changes nothing, on any member: if it stopped one, it would
-stop them all, at every start (hazard 54).
+the id, what it is, the index of the entry that brought it in (0: a founding member), the incarnation of the disk for
+which it has been given its vote, if it has, and its address, which the algorithm never looks at. An entry that can't be
+decoded changes nothing, on any member: if it stopped one, it would stop them all, at every start (hazard 54).
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class MalformedConfiguration(ValueError):
 
 def encode_configuration(configuration: Configuration) -> bytes:
     """The text form, as bytes."""
-    addresses, joined = dict(configuration.addresses), dict(configuration.joined)
+    addresses, joined, disks = dict(configuration.addresses), dict(configuration.joined), dict(configuration.disks)
     lines = [
         f"{member} {'voter' if member in configuration.voters else 'learner'} "
-        f"{joined.get(member, 0)} {addresses.get(member, '')}"
+        f"{joined.get(member, 0)}{'/' + disks[member].hex() if member in disks else ''} {addresses.get(member, '')}"
         for member in sorted(configuration.members)
     ]
     return "\n".join([_TITLE, *lines]).encode()
@@ -58,9 +59,11 @@ def decode_configuration(data: bytes) -> Configuration:
     found: dict[str, set[int]] = {"voter": set(), "learner": set()}
     addresses: list[tuple[int, str]] = []
     joined: list[tuple[int, int]] = []
+    disks: list[tuple[int, bytes]] = []
     last = 0
     for line in lines:
         number, kind, since, address = [*line.split(" ", 3), "", "", ""][:4]
+        since, _, disk = since.partition("/")
         member = _number(number)
         if kind not in found or member <= last:
             raise MalformedConfiguration(f"no member, or not in order: {line[:80]!r}")
@@ -69,8 +72,12 @@ def decode_configuration(data: bytes) -> Configuration:
             addresses.append((member, address))
         if _number(since):
             joined.append((member, _number(since)))
+        if disk:
+            disks.append((member, _disk(disk)))
         last = member
-    return Configuration(frozenset(found["voter"]), frozenset(found["learner"]), tuple(addresses), tuple(joined))
+    return Configuration(
+        frozenset(found["voter"]), frozenset(found["learner"]), tuple(addresses), tuple(joined), tuple(disks)
+    )
 
 
 def describe_configuration(configuration: Configuration) -> str:
@@ -89,6 +96,16 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _disk(text: str) -> bytes:
+    try:
+        disk = bytes.fromhex(text)
+    except ValueError:
+        disk = b""
+    if disk.hex() != text:
+        raise MalformedConfiguration(f"no incarnation of a disk: {text[:40]!r}")
+    return disk
+
+
 # ---- changes ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,9 +122,10 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """A learner becomes a voter."""
+    """A learner becomes a voter, as long as it has this disk."""
 
     member: int
+    disk: bytes = b""
 
     def __str__(self) -> str:
         return f"member {self.member} has caught up and gets a vote"
@@ -144,11 +162,14 @@ def changed(configuration: Configuration, change: Change, index: int) -> Configu
     match change:
         case Add(_, address):
             return _added(configuration, member, address, index)
-        case Promote():
+        case Promote(_, disk):
             if member not in configuration.learners:
                 raise ChangeRefused(f"member {member} is no learner")
             return replace(
-                configuration, voters=configuration.voters | {member}, learners=configuration.learners - {member}
+                configuration,
+                voters=configuration.voters | {member},
+                learners=configuration.learners - {member},
+                disks=tuple(sorted([*configuration.disks, *([(member, disk)] if disk else [])])),
             )
         case Remove():
             if member not in configuration.members:
@@ -160,6 +181,7 @@ def changed(configuration: Configuration, change: Change, index: int) -> Configu
                 configuration.learners - {member},
                 tuple(pair for pair in configuration.addresses if pair[0] != member),
                 tuple(pair for pair in configuration.joined if pair[0] != member),
+                tuple(pair for pair in configuration.disks if pair[0] != member),
             )
 
 
@@ -170,11 +192,11 @@ def _added(configuration: Configuration, member: int, address: str, index: int) 
     addresses = tuple(sorted({**dict(configuration.addresses), member: address}.items()))
     if member in configuration.members:
         return replace(configuration, addresses=addresses)
-    return Configuration(
-        configuration.voters,
-        configuration.learners | {member},
-        addresses,
-        tuple(sorted([*configuration.joined, (member, index)])),
+    return replace(
+        configuration,
+        learners=configuration.learners | {member},
+        addresses=addresses,
+        joined=tuple(sorted([*configuration.joined, (member, index)])),
     )
 
 

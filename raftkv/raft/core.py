@@ -103,11 +103,13 @@ class Raft:
         rng: random.Random,
         now: float,
         joined: int = 0,
+        disk: bytes = b"",
     ) -> None:
         """The member `me` as it starts from what is durable: `hard_state`, the log in `store`, and `committed_index`, a
         commit index that was true before the restart (0 is always safe). Entries up to it count as applied already.
         `configuration`: the one that holds until the log, or the store's snapshot, says otherwise. `joined`: the index
-        of the entry that brought in a member which has joined a running cluster; 0: not known."""
+        of the entry that brought in a member which has joined a running cluster; 0: not known. `disk`: the incarnation
+        of the disk on which all this is."""
         self.config = config
         self.me = me
         self.log = Log(store, committed_index, configuration)
@@ -118,6 +120,7 @@ class Raft:
         that it can be read without the turn."""
         self._joined = 0 if me in configuration.members else max(joined, 1)
         """Who was brought in by an entry before this one had its id before it; 0: it is a founding member."""
+        self._disk = disk
         self._hard_state = hard_state
         self._durable_hard_state = hard_state
         self._promises = Promises(config.clock_drift)
@@ -201,6 +204,8 @@ class Raft:
         self._begin_input(now)
         if message.sender in (0, self.me) or message.recipient != self.me:
             raise ValueError(f"message from {message.sender} to {message.recipient} reached member {self.me}")
+        if self._is_from_anothers_disk(message):
+            return
         if self._settle_term(message):
             _HANDLERS[type(message)](self, message)
 
@@ -354,6 +359,14 @@ class Raft:
                 transfer.answer_timeout_now(self, message, accepted=False)
             return False  # an answer to what we asked in an earlier term has no meaning any more
         return True
+
+    def _is_from_anothers_disk(self, message: Message) -> bool:
+        """Whether it answers from another disk than the one that has the vote. A member and its disk are one server of
+        the paper, and votes and acknowledgements are that server's. Requests are judged as those of anybody who may be
+        no member as far as this one knows (diss. 4.1): it may be our log that is behind."""
+        if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
+            return False
+        return self.configuration.disk_of(message.sender) not in (b"", message.incarnation)
 
     def _become_follower(self, term: int, why: str = "") -> Follower:
         """Fall back to follower; in a newer term, if `term` is one, without a vote, else the vote stands (hazard 3)."""
@@ -519,7 +532,7 @@ class Raft:
         if not isinstance(leader, Leader) or reply.sender not in leader.progress:
             return
         progress = leader.progress[reply.sender]
-        if reply.round < progress.first_round:
+        if reply.round < progress.first_round or not self._goes_on_from(leader, reply):
             return
         leader.rounds.acknowledge(reply.sender, reply.round, self._now)
         if reply.success:
@@ -542,8 +555,20 @@ class Raft:
         progress = leader.progress[reply.sender]
         if reply.asked_in < progress.first_round:
             progress.interrupted()  # it ends a transfer to the member that had this id before
-        else:
+        elif self._goes_on_from(leader, reply):
             self._take_match(leader, reply.sender, reply.match_index)
+
+    def _goes_on_from(self, leader: Leader, reply: AppendEntriesReply | InstallSnapshotReply) -> bool:
+        """Whether it comes from the disk that all answers before came from. A learner that has another one begins anew;
+        of a voter which has only one, it is not to be believed."""
+        progress = leader.progress[reply.sender]
+        if progress.disk and progress.disk != reply.incarnation:
+            if reply.sender in self.configuration.learners:
+                self._note(f"learner {reply.sender} answers from another disk than before, and begins anew")
+                leader.begin_anew(reply.sender, reply.incarnation, self.log.last_index, self._now)
+            return False
+        progress.disk = reply.incarnation
+        return True
 
     def _take_match(self, leader: Leader, peer: int, match_index: int) -> None:
         """A follower's log is durable, and the leader's, up to this index."""
@@ -589,7 +614,7 @@ class Raft:
         match = leader.progress[learner].match_index
         if rounds and rounds.is_done(match, self.log.last_index, self._now, self.config.election_timeout):
             with suppress(ChangeRefused):  # not just now; the next answer is not far
-                self.change_configuration(Promote(learner), self._now)
+                self.change_configuration(Promote(learner, leader.progress[learner].disk), self._now)
 
     def _leave_if_removed(self, leader: Leader) -> None:
         """Step down once an entry is committed that leaves out this member, and this member's callers know (diss.

@@ -188,5 +188,7 @@ def _configurations_in_question(raft: Raft) -> list[Configuration]:
 def is_meant_by(raft: Raft, configuration: Configuration) -> bool:
     """Whether this very member belongs to it. The front of its log may tell of a time at which another had its id,
     whose disk is lost: if several that are added again, and have no more of the log yet, took that for themselves,
-    they could elect a leader who lacks what has been committed since."""
-    return dict(configuration.joined).get(raft.me, 0) >= raft._joined
+    they could elect a leader who lacks what has been committed since. Nor is it meant if the vote belongs to another
+    disk."""
+    has_disk = configuration.disk_of(raft.me) in (b"", raft._disk)
+    return has_disk and dict(configuration.joined).get(raft.me, 0) >= raft._joined

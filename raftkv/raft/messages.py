@@ -1,8 +1,10 @@
 """The messages between members: one frozen dataclass each, in the paper's words (figure 2).
 
 `sender` and `recipient` are member ids. `call` is the driver's own: it names the call that a request came in with,
-and its reply carries it back untouched, so that a reply finds its way. So is `incarnation`: which disk the sender has,
-for the driver to sort out who has lost it (hazard 46). The algorithm never looks at either.
+and its reply carries it back untouched, so that a reply finds its way. `incarnation` says which disk the sender has,
+and `joined` which entry had brought in whoever that was made for (0: a founding member). The driver adds both. It sorts
+out which founding members have lost their disks; of all others the algorithm counts only the answers from the disk that
+the configuration names (hazard 46).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class AppendEntries:
     """Counts the leader's rounds of requests within its term; acknowledged by the reply (lease, ReadIndex)."""
     call: int = 0
     incarnation: bytes = b""
+    joined: int = 0
 
     def accepted(self, term: int, match_index: int) -> AppendEntriesReply:
         """The answer of a follower in `term`, whose durable log is the leader's up to there."""
@@ -58,6 +61,7 @@ class AppendEntriesReply:
     """On failure: the first index of `conflicting_term` in the follower's log, or the first index it lacks."""
     call: int = 0
     incarnation: bytes = b""
+    joined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class RequestVote:
     released: Leadership | None = None
     """A leader that has handed over to the sender, and the term in which it will never hold a lease again (3.10)."""
     incarnation: bytes = b""
+    joined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class RequestVoteReply:
     """What is left of the voter's promises to earlier leaders, milliseconds, rounded up."""
     call: int = 0
     incarnation: bytes = b""
+    joined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class InstallSnapshotReply:
     """On success: up to where the follower's durable log is the leader's, at least up to the snapshot's end."""
     call: int = 0
     incarnation: bytes = b""
+    joined: int = 0
     asked_in: int = 0
     """The request's. It acknowledges no round."""
 

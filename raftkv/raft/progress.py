@@ -37,6 +37,8 @@ class Progress:
     first_round: int = 1
     """Answers of earlier rounds tell nothing: they are of an earlier term (0), or come from a member that had the same
     id, was removed, and may have lost its disk."""
+    disk: bytes = b""
+    """The incarnation of the disk from which all its answers came, on which `match_index` rests."""
 
     def may_send(self, max_in_flight: int) -> bool:
         if self.state is State.PROBE:

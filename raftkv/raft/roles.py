@@ -107,6 +107,11 @@ class Leader:
         known = self.catching_up
         self.catching_up = {peer: known.get(peer) or CatchingUp(last_index, now) for peer in configuration.learners}
 
+    def begin_anew(self, learner: int, disk: bytes, last_index: int, now: float) -> None:
+        """It has another disk, on which there may be nothing of what the one before held."""
+        self.progress[learner] = Progress(next_index=last_index + 1, first_round=self.rounds.current + 1, disk=disk)
+        self.catching_up[learner] = CatchingUp(last_index, now)
+
     def removal_is_committed(self, until: float) -> None:
         """Tell those who are leaving of it until then, and no longer: they may be gone."""
         self.leaving = {peer: min(known, until) for peer, known in self.leaving.items()}

@@ -106,6 +106,13 @@ class Configuration:
     joined: tuple[tuple[int, int], ...] = ()
     """(member, index of the entry that brought it in), by member; founding members are left out. A member that is
     removed and added again is another one, whatever its disk holds."""
+    disks: tuple[tuple[int, bytes], ...] = ()
+    """(voter, incarnation of its disk), by member, of those that have been given their vote: they got it for what is on
+    that disk, and have it with no other. Founding members are left out."""
+
+    def disk_of(self, member: int) -> bytes:
+        """With which disk alone it has its vote; empty: not named, or no voter."""
+        return next((disk for voter, disk in self.disks if voter == member), b"")
 
     @property
     def members(self) -> frozenset[int]:

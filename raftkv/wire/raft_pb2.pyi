@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Identity(_message.Message):
-    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation", "protocol", "recipient_joined")
+    __slots__ = ("cluster_id", "sender", "recipient", "members_digest", "incarnation", "protocol", "recipient_joined", "joined")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECIPIENT_FIELD_NUMBER: _ClassVar[int]
@@ -14,6 +14,7 @@ class Identity(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RECIPIENT_JOINED_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     sender: int
     recipient: int
@@ -21,7 +22,8 @@ class Identity(_message.Message):
     incarnation: bytes
     protocol: int
     recipient_joined: int
-    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ..., recipient_joined: _Optional[int] = ...) -> None: ...
+    joined: int
+    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., recipient: _Optional[int] = ..., members_digest: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ..., protocol: _Optional[int] = ..., recipient_joined: _Optional[int] = ..., joined: _Optional[int] = ...) -> None: ...
 
 class LogEntry(_message.Message):
     __slots__ = ("term", "operation", "payload", "time_ms")
@@ -58,7 +60,7 @@ class AppendEntriesRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., prev_log_index: _Optional[int] = ..., prev_log_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ..., leader_commit: _Optional[int] = ..., lease_duration: _Optional[int] = ..., round: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ...) -> None: ...
 
 class AppendEntriesReply(_message.Message):
-    __slots__ = ("term", "success", "conflicting_term", "conflicting_index", "match_index", "rejected_index", "round", "incarnation")
+    __slots__ = ("term", "success", "conflicting_term", "conflicting_index", "match_index", "rejected_index", "round", "incarnation", "joined")
     TERM_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     CONFLICTING_TERM_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +69,7 @@ class AppendEntriesReply(_message.Message):
     REJECTED_INDEX_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     term: int
     success: bool
     conflicting_term: int
@@ -75,7 +78,8 @@ class AppendEntriesReply(_message.Message):
     rejected_index: int
     round: int
     incarnation: bytes
-    def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+    joined: int
+    def __init__(self, term: _Optional[int] = ..., success: bool = ..., conflicting_term: _Optional[int] = ..., conflicting_index: _Optional[int] = ..., match_index: _Optional[int] = ..., rejected_index: _Optional[int] = ..., round: _Optional[int] = ..., incarnation: _Optional[bytes] = ..., joined: _Optional[int] = ...) -> None: ...
 
 class RequestVoteRequest(_message.Message):
     __slots__ = ("term", "candidate_id", "last_log_index", "last_log_term", "pre_vote", "identity", "released_leader", "released_term")
@@ -98,18 +102,20 @@ class RequestVoteRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., candidate_id: _Optional[int] = ..., last_log_index: _Optional[int] = ..., last_log_term: _Optional[int] = ..., pre_vote: bool = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., released_leader: _Optional[int] = ..., released_term: _Optional[int] = ...) -> None: ...
 
 class RequestVoteReply(_message.Message):
-    __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote", "incarnation")
+    __slots__ = ("term", "vote_granted", "remaining_lease", "pre_vote", "incarnation", "joined")
     TERM_FIELD_NUMBER: _ClassVar[int]
     VOTE_GRANTED_FIELD_NUMBER: _ClassVar[int]
     REMAINING_LEASE_FIELD_NUMBER: _ClassVar[int]
     PRE_VOTE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     term: int
     vote_granted: bool
     remaining_lease: int
     pre_vote: bool
     incarnation: bytes
-    def __init__(self, term: _Optional[int] = ..., vote_granted: bool = ..., remaining_lease: _Optional[int] = ..., pre_vote: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+    joined: int
+    def __init__(self, term: _Optional[int] = ..., vote_granted: bool = ..., remaining_lease: _Optional[int] = ..., pre_vote: bool = ..., incarnation: _Optional[bytes] = ..., joined: _Optional[int] = ...) -> None: ...
 
 class ServeClientRequest(_message.Message):
     __slots__ = ("request", "batch", "get", "keys")
@@ -186,18 +192,20 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("id", "address", "is_learner", "is_wiped", "joined")
+    __slots__ = ("id", "address", "is_learner", "is_wiped", "joined", "disk")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     IS_LEARNER_FIELD_NUMBER: _ClassVar[int]
     IS_WIPED_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     is_learner: bool
     is_wiped: bool
     joined: int
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ..., is_wiped: bool = ..., joined: _Optional[int] = ...) -> None: ...
+    disk: bytes
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., is_learner: bool = ..., is_wiped: bool = ..., joined: _Optional[int] = ..., disk: _Optional[bytes] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("id", "role", "term", "leader_id", "commit_index", "applied_index", "last_log_index", "cluster_id", "members", "version", "keys", "revision", "serving", "log_syncs", "first_log_index", "snapshot_index", "state_bytes", "quota_bytes", "membership", "members_digest")
@@ -290,20 +298,22 @@ class InstallSnapshotRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., leader_id: _Optional[int] = ..., last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., time_ms: _Optional[int] = ..., configuration: _Optional[bytes] = ..., size: _Optional[int] = ..., checksum: _Optional[int] = ..., identity: _Optional[_Union[Identity, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., data_checksum: _Optional[int] = ...) -> None: ...
 
 class InstallSnapshotReply(_message.Message):
-    __slots__ = ("term", "success", "match_index", "next_offset", "done", "incarnation")
+    __slots__ = ("term", "success", "match_index", "next_offset", "done", "incarnation", "joined")
     TERM_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
     NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     term: int
     success: bool
     match_index: int
     next_offset: int
     done: bool
     incarnation: bytes
-    def __init__(self, term: _Optional[int] = ..., success: bool = ..., match_index: _Optional[int] = ..., next_offset: _Optional[int] = ..., done: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+    joined: int
+    def __init__(self, term: _Optional[int] = ..., success: bool = ..., match_index: _Optional[int] = ..., next_offset: _Optional[int] = ..., done: bool = ..., incarnation: _Optional[bytes] = ..., joined: _Optional[int] = ...) -> None: ...
 
 class TimeoutNowRequest(_message.Message):
     __slots__ = ("term", "leader_id", "identity")

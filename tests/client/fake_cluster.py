@@ -243,6 +243,7 @@ class FakeCluster:
         self.learners: set[int] = set()
         self.joined: dict[int, int] = {}
         self.wiped: set[int] = set()
+        self.disks: dict[int, bytes] = {}
         """Which entry has brought in those who are no founding members."""
         self.released = threading.Event()
         """Set at the end: what hangs may go."""
@@ -334,6 +335,7 @@ class FakeCluster:
                 is_learner=m.id in self.learners,
                 is_wiped=m.id in self.wiped,
                 joined=self.joined.get(m.id, 0),
+                disk=self.disks.get(m.id, b""),
             )
             for m in self.members.values()
         ]

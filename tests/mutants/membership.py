@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 _CORE, _LOG, _ROLES, _LEASE = "raft/core.py", "raft/log.py", "raft/roles.py", "raft/lease.py"
 _ELECTIONS = "raft/elections.py"
 _WIPED = ("tests/node/test_wiped.py",)
+_DISKS = ("tests/raft/test_disks.py",)
 _RULES = ("tests/raft/test_dissertation_4_1.py", "tests/raft/test_dissertation_4_2.py")
 
 MEMBERSHIP = [
@@ -23,7 +24,7 @@ MEMBERSHIP = [
             Patch(
                 "node.py",
                 "RaftNode._has_kept_disk",
-                "if self.membership.has_lost_disk(peer, incarnation):",
+                "if membership.has_lost_disk(peer, incarnation, item.joined):",
                 "if False:",
             ),
         ),
@@ -36,7 +37,7 @@ MEMBERSHIP = [
             Patch(
                 "transport.py",
                 "Membership.admit",
-                "if header.incarnation and self.has_lost_disk(claimed, header.incarnation):",
+                "if header.incarnation and self.has_lost_disk(claimed, header.incarnation, header.joined):",
                 "if False:",
             ),
         ),
@@ -49,8 +50,8 @@ MEMBERSHIP = [
             Patch(
                 "node.py",
                 "RaftNode._has_kept_disk",
-                "self._storage.remember_peer(peer, joined, incarnation)",
-                "self._storage.identity.peers[peer] = joined, incarnation",
+                "self._storage.remember_peer(peer, 0, incarnation)",
+                "self._storage.identity.peers[peer] = 0, incarnation",
             ),
         ),
         _WIPED,
@@ -70,8 +71,86 @@ MEMBERSHIP = [
     Mutant(
         "a member that was added again is still known by its former disk",
         (46,),
-        (Patch("transport.py", "Membership.has_lost_disk", "joined == self.joined.get(peer, 0)", "joined >= 0"),),
+        (Patch("transport.py", "Membership.is_founder", "not joined and not self.joined.get(peer)", "True"),),
         _WIPED,
+    ),
+    Mutant(
+        "a member that was added again is taken for the founding one by whose log is behind",
+        (46,),
+        (Patch("transport.py", "Membership.is_founder", "not joined and not", "not"),),
+        _WIPED,
+    ),
+    Mutant(
+        "the disk that is first heard of a member that was added again is taken for its own",
+        (46,),
+        (Patch("transport.py", "Membership.is_founder", "not joined and not self.joined.get(peer)", "not joined"),),
+        _WIPED,
+    ),
+    Mutant(
+        "a member that was added again is called wiped for ever",
+        (),
+        (
+            Patch(
+                *("node.py", "RaftNode._follow_configuration"),
+                "frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p))",
+                "self.membership.wiped",
+            ),
+        ),
+        _WIPED,
+    ),
+    Mutant(
+        "votes and acknowledgements count from any disk",
+        (46,),
+        (Patch(_CORE, "Raft.step", "if self._is_from_anothers_disk(message):", "if False:"),),
+        _DISKS,
+    ),
+    Mutant(
+        "a later disk is not listened to where the log does not tell of it yet",
+        (),
+        (
+            Patch(
+                *(_CORE, "Raft._is_from_anothers_disk"),
+                "AppendEntriesReply | RequestVoteReply | InstallSnapshotReply",
+                "AppendEntriesReply | RequestVoteReply | InstallSnapshotReply | AppendEntries | RequestVote",
+            ),
+        ),
+        _DISKS,
+    ),
+    Mutant(
+        "a learner's vote is given to no disk",
+        (46,),
+        (
+            Patch(
+                *(_CORE, "Raft._promote_if_caught_up"),
+                "Promote(learner, leader.progress[learner].disk)",
+                "Promote(learner)",
+            ),
+        ),
+        _DISKS,
+    ),
+    Mutant(
+        "what a learner's former disk held counts for the present one",
+        (46,),
+        (Patch(_CORE, "Raft._goes_on_from", "if progress.disk and progress.disk != reply.incarnation:", "if False:"),),
+        _DISKS,
+    ),
+    Mutant(
+        "a learner that begins anew may answer what its former disk was asked",
+        (46,),
+        (Patch(_ROLES, "Leader.begin_anew", "self.rounds.current + 1", "1"),),
+        _DISKS,
+    ),
+    Mutant(
+        "a member stands for election with another disk than its vote belongs to",
+        (46,),
+        (Patch(_ELECTIONS, "is_meant_by", "return has_disk and", "return"),),
+        _DISKS,
+    ),
+    Mutant(
+        "a former directory is taken for the one with which the member has its vote",
+        (46,),
+        (Patch("joining.py", "find_place", 'place.disk not in (b"", known.incarnation)', "False"),),
+        ("tests/node/test_joining.py",),
     ),
     Mutant(
         "two changes at once",

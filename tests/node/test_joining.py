@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raftkv import joining
@@ -87,6 +89,26 @@ def test_a_directory_that_was_made_for_a_founding_member_and_never_used_is_no_ne
         cluster.learners, cluster.joined = {3}, {3: 1}
         with pytest.raises(CannotJoin, match="made for a founding member, but node 3 was added later; delete"):
             find_place(3, founder, cluster.addresses)
+
+
+def test_a_directory_can_not_stand_for_the_one_with_which_the_member_has_its_vote() -> None:
+    with FakeCluster() as cluster:
+        cluster.driver.text("SET k v")
+        cluster.joined, cluster.disks = {3: 1}, {3: b"i" * 16}
+        assert find_place(3, known(3), cluster.addresses)
+        cluster.disks = {3: b"another one's..."}
+        with pytest.raises(
+            CannotJoin, match=r"not the one with which node 3 has its vote.*\(REMOVE 3, ADD 3=<address>"
+        ):
+            find_place(3, known(3), cluster.addresses)
+
+
+def test_a_leader_that_does_not_know_of_this_directorys_adding_says_nothing_of_its_disk() -> None:
+    """It was stopped or cut off before."""
+    with FakeCluster() as cluster:
+        cluster.driver.text("SET k v")
+        cluster.joined, cluster.disks = {3: 1}, {3: b"another one's..."}
+        assert find_place(3, replace(known(3), joined=2), cluster.addresses)
 
 
 def test_a_new_node_that_finds_no_leader_can_not_join() -> None:

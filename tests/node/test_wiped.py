@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from raftkv.node import RaftNode
 from raftkv.raft.configuration import encode_configuration
-from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVote, RequestVoteReply
+from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, RequestVote, RequestVoteReply
 from raftkv.raft.types import ORIGIN, Configuration, Entry, EntryKind
 from raftkv.storage import read_identity
 from raftkv.transport import Membership, Stranger, reply_from_wire, reply_to_wire, request_to_wire
@@ -20,8 +21,8 @@ OLD, NEW = b"o" * 16, b"n" * 16
 HERE = Membership(1, {1: "h:1", 2: "h:2", 3: "h:3"}, b"c" * 16, peers={2: (0, OLD)})
 
 
-def request(incarnation: bytes, sender: int = 2) -> wire.RequestVoteRequest:
-    there = Membership(sender, HERE.addresses, HERE.cluster_id, incarnation)
+def request(incarnation: bytes, sender: int = 2, joined: int = 0) -> wire.RequestVoteRequest:
+    there = Membership(sender, HERE.addresses, HERE.cluster_id, incarnation, joined)
     message = request_to_wire(RequestVote(sender, 1, 1, ORIGIN), there.identity_for(1))
     assert isinstance(message, wire.RequestVoteRequest)
     return message
@@ -39,10 +40,14 @@ def test_who_has_not_been_met_or_does_not_say_is_admitted() -> None:
 
 
 def test_a_member_that_has_been_added_again_may_have_another_disk() -> None:
-    replace(HERE, joined={2: 57}).admit(request(NEW))
-    added = replace(HERE, joined={2: 57}, peers={2: (57, NEW)})
-    with pytest.raises(Stranger):
-        added.admit(request(OLD))
+    """Its requests are judged by the log, as those of anybody of this cluster; so are those of the former one."""
+    replace(HERE, joined={2: 57}).admit(request(NEW, joined=57))
+    replace(HERE, joined={2: 57}).admit(request(OLD))
+
+
+def test_also_one_of_which_the_log_here_does_not_tell_yet() -> None:
+    """It may be the leader, and the only one from which this member could learn of it."""
+    HERE.admit(request(NEW, joined=57))
 
 
 def test_who_was_added_later_must_not_begin_as_a_founding_member() -> None:
@@ -62,7 +67,8 @@ def test_who_was_added_later_must_not_begin_as_a_founding_member() -> None:
     "reply", [AppendEntriesReply(2, 1, 3, True, 4, 5), RequestVoteReply(2, 1, 3, granted=True, remaining_lease_ms=7)]
 )
 def test_a_reply_says_from_which_disk_it_comes(reply: AppendEntriesReply | RequestVoteReply) -> None:
-    assert reply_from_wire(reply_to_wire(reply, NEW), sender=2, me=1) == replace(reply, incarnation=NEW)
+    said = reply_from_wire(reply_to_wire(reply, NEW, 57), sender=2, me=1)
+    assert said == replace(reply, incarnation=NEW, joined=57)
 
 
 @pytest.fixture
@@ -99,10 +105,13 @@ def test_who_is_judged_is_judged_by_all_that_came_before(members: Members) -> No
     added_again = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
 
     node._turn._inbox.append(AppendEntries(3, 1, 1, ORIGIN, (added_again,), 0, 0, 1))
-    node.bring(RequestVote(2, 1, 1, ORIGIN, incarnation=NEW))
+    replies: list[Reply] = []
+    node._service._peer_calls[7] = replies.append
+    node.bring(RequestVote(2, 1, 1, ORIGIN, call=7, incarnation=NEW))
 
+    assert len(replies) == 1
     assert not node.membership.wiped
-    assert node._storage.identity.peers == {2: (1, NEW)}
+    assert node._storage.identity.peers == {2: (0, OLD)}
 
 
 def test_who_does_not_say_it_or_is_no_member_is_not_remembered(members: Members) -> None:
@@ -110,3 +119,68 @@ def test_who_does_not_say_it_or_is_no_member_is_not_remembered(members: Members)
     assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True))
     assert node._has_kept_disk(RequestVoteReply(9, 1, 1, granted=True, incarnation=OLD))
     assert not node._storage.identity.peers
+
+
+# ---- members that were added later -----------------------------------------------------------------------------------
+
+
+def tell(node: RaftNode, members: Members, joined: int, disk: bytes = b"") -> None:
+    """A leader's request says that member 2 has been added again, and with which disk it has its vote."""
+    prev = node._replica.raft.log.last
+    addresses, disks = tuple(members.addresses.items()), ((2, disk),) if disk else ()
+    configuration = Configuration(frozenset({1, 2, 3}), addresses=addresses, joined=((2, joined),), disks=disks)
+    entry = Entry(prev.index + 1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
+    node.bring(AppendEntries(3, 1, 1, prev, (entry,), 0, 0, 1))
+
+
+def test_whichever_disk_a_member_that_was_added_again_is_first_heard_with_is_not_taken_for_its_own(
+    members: Members,
+) -> None:
+    """A machine that was cut off, comes back after its removal, and asks for a vote; or a late answer of it."""
+    node = members.open(1)
+    tell(node, members, joined=1)
+
+    node.bring(RequestVote(2, 1, 1, ORIGIN, pre_vote=True, incarnation=OLD))
+    node.bring(AppendEntriesReply(2, 1, 1, True, 1, 1, incarnation=OLD))
+    tell(node, members, joined=1, disk=NEW)
+    node.bring(AppendEntriesReply(2, 1, 1, True, 1, 1, incarnation=NEW, joined=1))
+
+    assert not node._storage.identity.peers
+    assert not node.membership.wiped
+
+
+def test_who_answers_from_another_disk_than_it_has_its_vote_with_is_named_until_it_is_added_again(
+    members: Members,
+) -> None:
+    node = members.open(1)
+    tell(node, members, joined=1, disk=NEW)
+
+    node.bring(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
+    assert node.membership.wiped == {2}
+    tell(node, members, joined=2)
+    assert not node.membership.wiped
+
+
+def test_who_answers_as_one_that_was_added_later_than_the_log_here_tells_has_lost_nothing(members: Members) -> None:
+    node = members.open(1)
+    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
+
+    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=False, incarnation=NEW, joined=57))
+
+    assert not node.membership.wiped
+    assert node._storage.identity.peers == {2: (0, OLD)}
+
+
+def test_a_node_says_that_its_vote_belongs_to_another_directory(
+    members: Members, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = members.open(1)
+    configuration = Configuration(
+        frozenset({1, 2, 3}), addresses=tuple(members.addresses.items()), joined=((1, 1),), disks=((1, NEW),)
+    )
+    entry = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
+
+    with caplog.at_level("WARNING"):
+        node.bring(AppendEntries(3, 1, 1, ORIGIN, (entry,), 0, 0, 1))
+
+    assert "node 1 has its vote with another data directory than this one" in caplog.text

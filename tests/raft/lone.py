@@ -159,6 +159,7 @@ class Lone:
             self._rng,
             self.now,
             self.storage.identity.joined,
+            self.storage.identity.incarnation,
         )
 
     def restart(self) -> None:

@@ -27,11 +27,13 @@ from tests.raft.lone import members_entry
 
 FOUNDERS = Configuration(frozenset({1, 2, 3}), addresses=((1, "a:1"), (2, "b:1"), (3, "c:1")))
 WITH_LEARNER = changed(FOUNDERS, Add(4, "[::1]:5"), 57)
+DISK = bytes(range(16))
+WITH_DISK = changed(WITH_LEARNER, Promote(4, DISK), 60)
 
 
 @pytest.mark.parametrize(
     "configuration",
-    [FOUNDERS, WITH_LEARNER, NOBODY, Configuration(frozenset({1, 2})), Configuration(frozenset({2**40}))],
+    [FOUNDERS, WITH_LEARNER, WITH_DISK, NOBODY, Configuration(frozenset({1, 2})), Configuration(frozenset({2**40}))],
 )
 def test_what_was_encoded_is_decoded(configuration: Configuration) -> None:
     assert decode_configuration(encode_configuration(configuration)) == configuration
@@ -41,6 +43,7 @@ def test_the_text_form_can_be_read() -> None:
     assert encode_configuration(WITH_LEARNER).decode() == (
         "raftkv configuration 1\n1 voter 0 a:1\n2 voter 0 b:1\n3 voter 0 c:1\n4 learner 57 [::1]:5"
     )
+    assert encode_configuration(WITH_DISK).decode().endswith("\n4 voter 57/000102030405060708090a0b0c0d0e0f [::1]:5")
     assert describe_configuration(WITH_LEARNER) == "1=a:1 2=b:1 3=c:1 4=[::1]:5 (learner)"
     assert describe_configuration(NOBODY) == "nobody"
 
@@ -52,6 +55,7 @@ def test_the_text_form_can_be_read() -> None:
         *(b"raftkv configuration 1\n1 voter", b"raftkv configuration 1\n1 emperor 0 a:1"),
         *(b"raftkv configuration 1\n0 voter 0 a:1", b"raftkv configuration 1\n-1 voter 0 a:1"),
         *(b"raftkv configuration 1\n2 voter 0 a:1\n1 voter 0 a:1", b"raftkv configuration 1\n1 voter x a:1"),
+        *(b"raftkv configuration 1\n1 voter 0/x a", b"raftkv configuration 1\n1 voter 0/AA a"),
         *(b"raftkv configuration 1\n1 voter 0 a\n1 learner 0 a", b"raftkv configuration 1\n" + b"9" * 5000 + b" voter"),
     ],
 )
@@ -73,7 +77,17 @@ def test_a_learner_is_promoted() -> None:
     promoted = changed(WITH_LEARNER, Promote(4), 60)
     assert promoted.voters == {1, 2, 3, 4}
     assert not promoted.learners
-    assert promoted.joined == ((4, 57),)
+    assert (promoted.joined, promoted.disks) == (((4, 57),), ())
+
+
+def test_with_the_disk_on_which_it_has_caught_up() -> None:
+    assert WITH_DISK.voters == {1, 2, 3, 4}
+    assert WITH_DISK.disk_of(4) == DISK
+    assert WITH_DISK.disk_of(3) == b""
+    assert changed(WITH_DISK, Add(4, "d:9"), 61).disk_of(4) == DISK
+    assert changed(WITH_DISK, Add(5, "e:1"), 61).disk_of(4) == DISK
+    assert changed(WITH_DISK, Remove(3), 61).disk_of(4) == DISK
+    assert changed(changed(WITH_DISK, Remove(4), 61), Add(4, "d:9"), 62).disks == ()
 
 
 def test_a_member_that_is_removed_leaves_no_trace_and_comes_back_as_another() -> None:

@@ -34,6 +34,7 @@ from raftkv.raft.messages import (
     Message,
     Request,
     RequestVote,
+    RequestVoteReply,
     TimeoutNow,
     TimeoutNowReply,
 )
@@ -589,6 +590,7 @@ class Member:
 
     def _send(self, message: Message) -> None:
         self.cross(Boundary.MESSAGE)
+        message = self._named(message)
         self.checks.sending(self.id, message)
         if not isinstance(message, Request) and self._unanswered.pop(message.call, None) is None:
             raise Violation(f"{self.name} replies to a call that is not waiting: {describe(message)}")
@@ -601,6 +603,13 @@ class Member:
             self._network.send(self.name, *self._snapshots.answer(message), self._latency)
         else:
             self._network.send(self.name, f"n{message.recipient}", message, self._latency)
+
+    def _named(self, message: Message) -> Message:
+        """What it says, with the name of the disk on which that rests."""
+        assert self._storage is not None
+        if isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
+            return replace(message, incarnation=self._storage.identity.incarnation)
+        return message
 
     def post(self, target: str, packet: SnapshotPacket) -> None:
         """Send a packet of a stream."""

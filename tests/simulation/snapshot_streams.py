@@ -279,7 +279,7 @@ class SnapshotStreams:
     def answer(self, reply: InstallSnapshotReply) -> tuple[str, ToLeader]:
         """The algorithm's reply: to whom it goes, and in which form."""
         source, stream = self._asked.pop(reply.call)
-        return source, ToLeader(stream, install_reply_to_wire(reply))
+        return source, ToLeader(stream, install_reply_to_wire(reply, reply.incarnation))
 
     def _count(self, what: str) -> None:
         self._member.count("snapshots sent", what)

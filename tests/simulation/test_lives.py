@@ -35,11 +35,23 @@ def test_the_leader_goes_when_the_others_know_only_of_their_earlier_lives() -> N
     assert run_them() >= 5
 
 
-def test_members_that_take_an_earlier_one_for_themselves_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_take_a_founding_one_for_themselves_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elections, "is_meant_by", lambda raft, configuration: True)
+    with pytest.raises(Violation, match="Leader Completeness"):
+        run_them()
+
+
+def test_members_that_take_one_that_was_added_earlier_for_themselves_would_be_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the others let them: two rules stand in the way."""
+
     def by_its_id(raft: Raft, configuration: Configuration) -> bool:
         return not raft._joined or raft.me in dict(configuration.joined)
 
     monkeypatch.setattr(elections, "is_meant_by", by_its_id)
+    assert run_them()
+    monkeypatch.setattr(Configuration, "disk_of", lambda configuration, member: b"")
     with pytest.raises(Violation, match="Leader Completeness"):
         run_them()
 

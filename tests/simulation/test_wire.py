@@ -12,7 +12,14 @@ from dataclasses import replace
 
 import pytest
 
-from raftkv.raft.messages import InstallSnapshot, InstallSnapshotReply, Message, RequestVote, TimeoutNow
+from raftkv.raft.messages import (
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    TimeoutNow,
+    TimeoutNowReply,
+)
 from raftkv.transport import (
     Membership,
     Request,
@@ -48,7 +55,8 @@ def over_the_wire(message: Message) -> Message:
         Membership(recipient, addresses).admit(request)
         return append_entries_from_wire(request, recipient, message.call)
     assert not isinstance(message, InstallSnapshot | InstallSnapshotReply), "they go another way"
-    sent = reply_to_wire(message)
+    incarnation = b"" if isinstance(message, TimeoutNowReply) else message.incarnation
+    sent = reply_to_wire(message, incarnation)
     reply = reply_from_wire(type(sent).FromString(sent.SerializeToString()), sender, recipient)
     return replace(reply, call=message.call)  # gRPC itself sees to that
 
