@@ -229,6 +229,24 @@ MEMBERSHIP = [
         _RULES,
     ),
     Mutant(
+        "a removed leader steps down before its callers know",
+        (),
+        (
+            Patch(
+                *(_CORE, "Raft._leave_if_removed"),
+                "if self.handed_out_index < removed_at:",
+                "if self.committed_index < removed_at:",
+            ),
+        ),
+        _RULES,
+    ),
+    Mutant(
+        "a snapshot for somebody without an address never ends",
+        (),
+        (Patch("node.py", "RaftNode._send", "self.unreachable(message.recipient)", "pass"),),
+        ("tests/node/test_node.py",),
+    ),
+    Mutant(
         "a member that is being removed does not stand for election",
         (),
         (Patch(_ELECTIONS, "_configurations_in_question", "if raft.is_changing else", "if False else"),),

@@ -224,6 +224,17 @@ SNAPSHOTS = [
         _STATE,
     ),
     _mutant(
+        "a snapshot names the members by what is not committed",
+        35,
+        (
+            _SNAPSHOTS,
+            "Snapshots",
+            "self._raft.log.configurations.at(self._machine.applied_index)",
+            "self._raft.log.configurations.latest",
+        ),
+        _MEMBER,
+    ),
+    _mutant(
         "a snapshot without the configuration",
         35,
         (_FORMAT, "_encode_header", "configuration.hex()", '""'),

@@ -18,8 +18,9 @@ from raftkv.config import NodeConfig
 from raftkv.log_storage import StorageError
 from raftkv.node import RaftNode, server_limits
 from raftkv.operations import Batch, Code, Operation, encode_batch
+from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
-from raftkv.replica import Input
+from raftkv.replica import Input, Unreachable
 from raftkv.transport import entry_to_wire
 from raftkv.wire import raft_pb2 as wire
 from tests.node.members import STEADY, Members
@@ -374,3 +375,18 @@ def test_after_a_failed_write_to_the_disk_nothing_leaves_the_node_any_more(stead
     ]
     assert writes == 1, "a failed write was tried again"
     assert not sent
+
+
+def test_a_snapshot_for_somebody_without_an_address_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the algorithm would wait for its end for as long as it leads."""
+    members = Members(tmp_path, 1)
+    node, brought = members.open(1), list[Input]()
+    monkeypatch.setattr(node, "bring", brought.append)
+
+    node._send(InstallSnapshot(1, 9, 1, SnapshotMeta(LogPosition(1, 1))))
+
+    assert brought == [Unreachable(9)]
+    monkeypatch.undo()
+    members.close()

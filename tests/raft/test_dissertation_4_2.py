@@ -349,6 +349,27 @@ def test_it_steps_down_once_the_entry_is_committed_and_says_so_to_the_others() -
     assert lone.wait(10.0) == [], "it is quiet from now on"
 
 
+def test_it_does_not_step_down_before_all_up_to_there_has_been_handed_out() -> None:
+    """Those who wait for what they have written would be told that it may not have been done."""
+    lone = Lone(config=Config(max_apply_bytes=1))
+    lone.serve()
+    lone.propose(*(f"SET k{i} {i}" for i in range(3)))
+    lone.change(Remove(1))
+    removed_at = lone.raft.log.last_index
+    for ack in (lone.ack(2), lone.ack(3)):
+        lone.raft.step(ack, lone.now)
+    assert lone.raft.committed_index == removed_at
+
+    while (ready := lone.raft.ready()) is not None:
+        assert lone.role == "leader"
+        lone.raft.advance(ready)
+        assert (lone.role == "leader") is (lone.raft.handed_out_index < removed_at)
+        if lone.role == "follower":
+            break
+
+    assert lone.raft.handed_out_index == removed_at
+
+
 def test_it_names_its_successor_so_that_nobody_has_to_time_out() -> None:
     """3.10: 'Leadership transfer is useful [...] when the leader must step down [...] when it is removed from the
     cluster.' The lease, which was long, is not in the successor's way."""

@@ -13,17 +13,19 @@ from raftkv.kv import StateMachine
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import LogStorage, StorageError
 from raftkv.memory_storage import MemoryStorage
+from raftkv.raft.configuration import Add, decode_configuration
 from raftkv.raft.core import Config
 from raftkv.raft.messages import AppendEntriesReply, RequestVoteReply
 from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import ORIGIN, Configuration, EntryKind, LogPosition, Proposal, SnapshotMeta
-from raftkv.replica import Applied, Replica, Write
+from raftkv.replica import Applied, ConfigurationChange, Replica, Write
 from raftkv.snapshots import (
     Save,
     SnapshotFailed,
     SnapshotPolicy,
     SnapshotSaved,
+    SnapshotWanted,
     load_snapshot,
     write_snapshot,
 )
@@ -119,6 +121,21 @@ class Lone:
     def fill(self, count: int) -> None:
         for n in range(count):
             self.set(f"key-{n % 3}")
+
+
+# ---- what ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_names_the_members_as_of_its_last_entry_and_not_by_what_may_be_replaced_yet() -> None:
+    lone = Lone(size=3)
+    lone.set("k")
+
+    lone.turn(ConfigurationChange(Add(4, "d:1"), Answer()))
+    lone.turn(SnapshotWanted(lone.machine.applied_index, lambda answer: None))
+
+    (save,) = lone.saver.saves
+    assert lone.replica.raft.configuration.members == {1, 2, 3, 4}
+    assert decode_configuration(save.meta.configuration).members == {1, 2, 3}
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
