@@ -60,6 +60,9 @@ class Disk(Protocol):
     def make_directory(self, directory: str) -> None:
         """A new one, for its owner only. Raises FileExistsError."""
 
+    def remove_directory(self, directory: str) -> None:
+        """An empty one."""
+
     def sync_directory(self, directory: str) -> None:
         """Make the names in it durable."""
 
@@ -136,6 +139,9 @@ class OsDisk:
 
     def make_directory(self, directory: str) -> None:
         os.mkdir(directory, 0o700)
+
+    def remove_directory(self, directory: str) -> None:
+        os.rmdir(directory)
 
     def sync_directory(self, directory: str) -> None:
         descriptor = self._open(directory, os.O_RDONLY | os.O_DIRECTORY)

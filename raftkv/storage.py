@@ -421,12 +421,21 @@ def at_rest(directory: str) -> Iterator[None]:
 def _make_directories(disk: Disk, path: str) -> None:
     """Make `path` and what is missing above it, durably; also what an earlier start made and did not live to sync."""
     parent = os.path.dirname(path)
-    if parent != path:
-        _make_directories(disk, parent)
-        with suppress(FileExistsError):
-            disk.make_directory(path)
+    if parent == path:
+        return
+    _make_directories(disk, parent)
+    is_new = False
+    with suppress(FileExistsError):
+        disk.make_directory(path)
+        is_new = True
+    try:
         with suppress(PermissionError):  # what we may not read, we have not made
             disk.sync_directory(parent)
+    except OSError:
+        if is_new:  # or the next start would find it, and the system say that it is synced, which is not true
+            with suppress(OSError):
+                disk.remove_directory(path)
+        raise
 
 
 def _show_members(members: Mapping[int, str]) -> str:

@@ -90,6 +90,8 @@ class Operator:
 
     def _bring_up(self, spare: Member) -> None:
         spare.is_wanted = True
+        if self._stage.is_over:
+            spare.start()
         self._stage.in_steps(0.5 * self._rng.random(), spare.start)
         if self._rng.random() < 0.3:  # a newcomer that dies on its way
             self._stage.in_steps(0.5 + 2 * self._rng.random(), spare.crash, self._rng.random() < 0.5)

@@ -13,7 +13,7 @@ algorithm that has asked for it: the follower's answer, or that it is unreachabl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,13 @@ class SnapshotStreams:
         if reply is None or not self._member.leads(sending.term):
             self._give_up(sending, "given up, as the term was over" if reply else "broken off by the follower")
             return
-        chunks = sending.outgoing.answered(reply)
+        chunks: list[wire.InstallSnapshotRequest] | None = None
+        with self._member.aside(), suppress(StorageError):
+            chunks = list(sending.outgoing.answered(reply))
+        if chunks is None:
+            if self._member.is_up:
+                self._give_up(sending, "given up, as the disk failed")
+            return
         if not sending.has_begun and reply.next_offset and not reply.done:
             self._count("gone on with where another had stopped")
         sending.has_begun = True
@@ -221,8 +227,9 @@ class SnapshotStreams:
             if any(each.is_complete for each in self._receiving.values()):
                 self._count("begun while another was being installed")
             number, arrived = self._staging.open(offer)
-            self._receiving[source, packet.stream] = _Receiving(source, packet.stream, number, offer)
+            receiving = self._receiving[source, packet.stream] = _Receiving(source, packet.stream, number, offer)
             self._member.post(source, ToLeader(packet.stream, arrived_to_wire(status.term, arrived)))
+            self._finish_if_complete(receiving)  # another stream may have brought all of it
 
     def _take(self, receiving: _Receiving, request: wire.InstallSnapshotRequest) -> None:
         if receiving.is_complete:
@@ -231,9 +238,12 @@ class SnapshotStreams:
             arrived = self._staging.take(receiving.number, request)
             reply = arrived_to_wire(self._member.status().term, arrived)
             self._member.post(receiving.source, ToLeader(receiving.stream, reply))
-            if self._staging.is_complete(receiving.number):
-                receiving.is_complete = True
-                self._member.later(self._pace, lambda: self._finish(receiving))
+            self._finish_if_complete(receiving)
+
+    def _finish_if_complete(self, receiving: _Receiving) -> None:
+        if self._staging.is_complete(receiving.number):
+            receiving.is_complete = True
+            self._member.later(self._pace, lambda: self._finish(receiving))
 
     def _finish(self, receiving: _Receiving) -> None:
         """As `SnapshotReceiver` does when all is there."""

@@ -104,6 +104,23 @@ def test_hazard_8_the_directory_itself_and_those_above_it_are_durable(above: str
     assert disk.names(above) == ["node"]
 
 
+def test_hazard_8_a_directory_whose_sync_has_failed_is_made_anew() -> None:
+    """For the next sync would be called a success, and do nothing."""
+    disk = MemoryDisk()
+
+    def fail(operation: str, path: str) -> None:
+        if operation == "sync_directory":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    before, disk.before = disk.before, fail
+    with pytest.raises(StorageError, match="/: Input/output error"):
+        open_storage(disk)
+    disk.before = before
+    open_storage(disk)
+    disk.lose_power()
+    assert "identity" in disk.names(DIRECTORY)
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_hazard_9_a_torn_or_reordered_tail_never_prevents_a_start(seed: int) -> None:
     """A torn or reordered unsynced tail makes the node unbootable. (Every prefix: test_recovery.)"""

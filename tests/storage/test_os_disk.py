@@ -55,6 +55,8 @@ def test_a_replaced_file_is_gone_and_one_that_is_open_stays_readable(disk: Disk,
     assert (old.read(0, 3), new.read(0, 3)) == (b"old", b"new")
     assert disk.open(str(tmp_path / "old")).read(0, 3) == b"new"
     disk.remove(str(tmp_path / "old"))
+    disk.make_directory(str(tmp_path / "new"))
+    disk.remove_directory(str(tmp_path / "new"))
     assert disk.names(str(tmp_path)) == []
 
 
@@ -65,6 +67,8 @@ ERRORS: list[tuple[type[OSError], Callable[[Disk, str], object]]] = [
     (FileNotFoundError, lambda disk, path: disk.remove(f"{path}/none")),
     (FileNotFoundError, lambda disk, path: disk.make_directory(f"{path}/none/directory")),
     (FileNotFoundError, lambda disk, path: disk.lock(f"{path}/none", shared=True)),
+    (FileNotFoundError, lambda disk, path: disk.remove_directory(f"{path}/none")),
+    (OSError, lambda disk, path: disk.remove_directory(path)),
     (FileExistsError, lambda disk, path: disk.make_directory(path)),
     (FileExistsError, lambda disk, path: disk.make_directory("/")),
     (NotADirectoryError, lambda disk, path: disk.names(f"{path}/file")),

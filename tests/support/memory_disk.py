@@ -205,6 +205,13 @@ class MemoryDisk:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
         parent.change(_Names({name: _Directory()}))
 
+    def remove_directory(self, directory: str) -> None:
+        self._begin("remove_directory", directory)
+        if self._directory(directory).names:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
+        parent, name = self._parent(directory)
+        parent.change(_Names({}, (name,)))
+
     def sync_directory(self, directory: str) -> None:
         try:
             self._begin("sync_directory", directory)
