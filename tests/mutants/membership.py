@@ -103,6 +103,7 @@ MEMBERSHIP = [
         (46,),
         (Patch(_CORE, "Raft.step", "if self._is_from_anothers_disk(message):", "if False:"),),
         _DISKS,
+        seeds=(38, 64, 111),
     ),
     Mutant(
         "a later disk is not listened to where the log does not tell of it yet",

@@ -37,6 +37,11 @@ from tests.simulation.calls import describe, describe_entry
 from tests.simulation.world import Clock, Violation, World
 
 
+def incarnation_of(member: int, disk: int) -> bytes:
+    """Of the directory that is made on this one of the member's disks."""
+    return bytes([member, disk + 1]) * 8
+
+
 @dataclass(frozen=True, slots=True)
 class _Persist:
     """A call of `persist` that has not returned: a crash may leave it done, half done, or not done."""
@@ -61,7 +66,7 @@ class _View:
 
     clock: Clock
     disk: int = 0
-    """Counts the empty disks that it has been given."""
+    """Which of its disks this is; the first is 0."""
     durable: list[Entry] = field(default_factory=list)
     """The whole log, with what a snapshot stands for now."""
     snapshot_index: int = 0
@@ -88,6 +93,8 @@ class Checks:
         self.elected: Callable[[int], None] = lambda member: None
         """Is told of every election that is won."""
         self._views: dict[int, _View] = {}
+        self._shelf: dict[tuple[int, int], _View] = {}
+        """(member, disk) -> what was known of it when it had this one."""
         self._leaders: dict[int, int] = {}
         """Term -> who has led it."""
         self._votes: dict[tuple[int, int, int], int] = {}
@@ -109,13 +116,38 @@ class Checks:
         """There is a member with this clock."""
         self._views[member] = _View(clock)
 
-    def wiped(self, member: int) -> None:
-        """It has an empty disk, and is another one from now on."""
-        former = self._views[member]
-        assert former.replica is None, "it is off"
-        self._views[member] = _View(former.clock, former.disk + 1)
+    def wiped(self, member: int) -> int:
+        """It has an empty disk, and is another one from now on. The disk's number."""
+        disk = 1 + max([self._views[member].disk, *(number for other, number in self._shelf if other == member)])
+        self._shelf[member, disk] = _View(self._views[member].clock, disk)
+        self.exchanged(member, disk)
+        return disk
+
+    def exchanged(self, member: int, disk: int) -> None:
+        """It has another one of its disks, with all that it knew when it had that."""
+        present = self._views[member]
+        assert present.replica is None, "it is off"
+        self._shelf[member, present.disk] = present
+        self._views[member] = self._shelf.pop((member, disk))
         for view in self._views.values():
             view.matches.pop(member, None)
+
+    def disk_of(self, member: int) -> int:
+        """The number of the disk with which it belongs to the cluster; if there is none, of the one that it has."""
+        return self._meant(self.configuration, member).disk
+
+    def former_disk(self, member: int) -> int:
+        """Of all that it has had but does not have, the latest."""
+        return max(number for other, number in self._shelf if other == member)
+
+    def _meant(self, configuration: Configuration, member: int) -> _View:
+        """The member with the disk with which it has its vote by this configuration."""
+        present, number = self._views[member], -1
+        if disk := configuration.disk_of(member):
+            number = next(n for n in range(256) if incarnation_of(member, n) == disk)
+        elif member in configuration.voters and member not in dict(configuration.joined):
+            number = 0
+        return present if number in (-1, present.disk) else self._shelf[member, number]
 
     def perhaps_members(self) -> set[int]:
         """Whoever belongs to the cluster by the last configuration that has been committed, or by any that may be
@@ -239,7 +271,9 @@ class Checks:
             if entry.index > len(log) or log[entry.index - 1].term != entry.term:
                 raise Violation(f"n{member} drops the committed entry {describe_entry(entry)}")
         for other, leader in self._views.items():
-            if leader.leads_term == view.hard_state.term and leader.matches.get(member, 0) > len(log):
+            if leader.leads_term != view.hard_state.term or leader.matches.get(member, 0) <= len(log):
+                continue
+            if leader.replica is None or self._meant(leader.replica.raft.configuration, member) is view:
                 raise Violation(f"n{member} drops entries that n{other}, the leader of its term, counts on")
 
     def _match(self, member: int, previous_term: int, entry: Entry) -> None:
@@ -349,9 +383,10 @@ class Checks:
             view.matches[peer] = match
             if not match:
                 continue
-            theirs = self._views[peer].durable
             assert view.replica is not None
-            if self._views[peer].hard_state.term != view.term:
+            meant = self._meant(view.replica.raft.configuration, peer)
+            theirs = meant.durable
+            if meant.hard_state.term != view.term:
                 continue  # a leader of a later term may have replaced what the peer acknowledged to this one
             if match > len(theirs) or theirs[match - 1].term != self._term(view.replica.raft.log, match):
                 raise Violation(
@@ -369,8 +404,13 @@ class Checks:
         self._world.count("elections", "won")
         self._vote(member, view.term, member)
         assert view.replica is not None
-        log, voters = view.replica.raft.log, view.replica.raft.configuration.voters
-        granted = {voter for (voter, _, term), whom in self._votes.items() if (term, whom) == (view.term, member)}
+        log, configuration = view.replica.raft.log, view.replica.raft.configuration
+        voters = configuration.voters
+        granted = {
+            voter
+            for voter in self._views
+            if self._votes.get((voter, self._meant(configuration, voter).disk, view.term)) == member
+        }
         if not _is_majority(voters, granted):
             raise Violation(f"n{member} leads term {view.term} by the votes of {granted} among {set(voters)}")
         if self.committed and not log.holds(self.committed[-1].position):
@@ -392,11 +432,10 @@ class Checks:
         view.commit_index = index
         if index > len(self.committed):
             term = log.term(index)
-            holders = [
-                m for m, v in self._views.items() if len(v.durable) >= index and v.durable[index - 1].term == term
-            ]
-            if not any(_is_majority(voters, holders) for voters in self._voters_at_commit(replica)):
-                raise Violation(f"n{member} commits entry {index}, which is durable only on {holders or 'nobody'}")
+            configurations = self._configurations_at_commit(replica)
+            holders = [self._holders_of(LogPosition(term, index), configuration) for configuration in configurations]
+            if not any(_is_majority(c.voters, held_by) for c, held_by in zip(configurations, holders, strict=True)):
+                raise Violation(f"n{member} commits entry {index}, which is durable only on {holders[0] or 'nobody'}")
             self._check_later_leaders(member, replica, LogPosition(term, index))
             if isinstance(replica.raft.role, Leader) and self._trusts_clocks:
                 self._check_no_older_lease(member, view)
@@ -408,14 +447,20 @@ class Checks:
             theirs = describe_entry(self.committed[index - 1])
             raise Violation(f"n{member} commits {ours}, but another has committed {theirs}")
 
-    def _voters_at_commit(self, replica: Replica) -> list[frozenset[int]]:
+    def _holders_of(self, position: LogPosition, configuration: Configuration) -> list[int]:
+        """On whose disks an entry is durable; of each the one with which it has its vote."""
+        logs = {member: self._meant(configuration, member).durable for member in self._views}
+        index, term = position.index, position.term
+        return [member for member, log in logs.items() if len(log) >= index and log[index - 1].term == term]
+
+    def _configurations_at_commit(self, replica: Replica) -> list[Configuration]:
         """Whose majority can have committed what this replica commits: of a leader that is the present configuration,
         or the one before, if it has begun to change it since. A follower has heard it from one that may be gone."""
         own = replica.raft.log.configurations
         configurations = [own.latest, own.previous]
         if not isinstance(replica.raft.role, Leader):
             configurations += [self.configuration, *self._uncommitted()]
-        return [configuration.voters for configuration in configurations]
+        return configurations
 
     def _check_configuration(self, entry: Entry) -> None:
         """Committed configurations differ by one vote at most, each from the one before (dissertation, 4.1)."""

@@ -18,7 +18,7 @@ from raftkv.metadata import decode_metadata
 from raftkv.segment import decode_frame, decode_segment_header
 from raftkv.segmented_log import segment_numbers
 from raftkv.snapshot_file import snapshot_name
-from tests.support.memory_disk import MemoryDisk, _MemoryFile
+from tests.support.memory_disk import MemoryDisk, _Directory, _MemoryFile
 
 
 class Boundary(Enum):
@@ -101,12 +101,12 @@ class SimulatedDisk(MemoryDisk):
         self._failing = None
         self._stall = 0.0
 
-    def wipe(self) -> None:
-        """Have an empty one in its place."""
-        self.forget_everything()
-        self._flips.clear()
+    def exchange(self, content: _Directory | None = None) -> _Directory:
+        """Have another one in its place, without faults; an empty one if nothing else is said. What was on it."""
+        self.restore()
         self.end_faults()
         self.has_failed = False
+        return super().exchange(content)
 
     def restore(self) -> None:
         """Put the intact data back over what was damaged."""

@@ -66,6 +66,7 @@ from tests.simulation.saver import SimulatedSaver
 from tests.simulation.snapshot_streams import SnapshotPacket, SnapshotStreams
 from tests.simulation.watched import WatchedCaller, WatchedMachine, WatchedReplica, WatchedStorage
 from tests.simulation.world import Clock, Violation, World
+from tests.support.memory_disk import _Directory
 
 
 class State(Enum):
@@ -126,8 +127,10 @@ class Member:
         """It is to find out from its log who the members are."""
         self.is_wanted = not self.joins
         """If not, it is off."""
-        self.disks = 1
-        """How many it has had."""
+        self.disk_number = 0
+        """Which of its disks it has."""
+        self._shelf: dict[int, tuple[_Directory, bool]] = {}
+        """Of its other disks: what is on them, and whether who has it joins."""
         self._looks_again = False
         """It has not found its place in the cluster, and will look for it once more."""
         self.has_refused = False
@@ -328,11 +331,31 @@ class Member:
     def wipe(self) -> None:
         """Give it an empty disk. It is off, and is another member from now on."""
         assert not self.is_up
-        self.disk.wipe()
-        self.disks += 1
-        self.joins, self.trap, self.trap_in_adoption, self._left_unsynced = True, None, None, False
-        self.has_refused = False
-        self.checks.wiped(self.id)
+        self._shelf[self.disk_number] = self.disk.exchange(), self.joins
+        self.joins = True
+        self.disk_number = self.checks.wiped(self.id)
+        self._forget_the_other_disk()
+
+    def put_in_disk(self, number: int) -> None:
+        """Give it another of its disks. It is off."""
+        assert not self.is_up
+        content, joins = self._shelf.pop(number)
+        self._shelf[self.disk_number] = self.disk.exchange(content), self.joins
+        self.joins, self.disk_number = joins, number
+        self.checks.exchanged(self.id, number)
+        self._forget_the_other_disk()
+        self._lose_power()  # it was taken out some time
+
+    def put_in_its_disk(self) -> None:
+        """Give it the one with which it belongs to the cluster."""
+        number = self.checks.disk_of(self.id)
+        if number != self.disk_number:
+            self.crash(power_lost=False)
+            self.put_in_disk(number)
+
+    def _forget_the_other_disk(self) -> None:
+        self.trap = self.trap_in_adoption = None
+        self._left_unsynced = self.has_refused = False
 
     def change_configuration(self, change: Change, answered: Callable[[Outcome], None]) -> None:
         """Ask for a change of the membership. `answered` is called once, also if the process ends first."""

@@ -50,6 +50,7 @@ class Fault(Enum):
     LEFT_BEHIND = "leave followers behind"
     MEMBERSHIP = "change of the membership"
     LIVES = "lose disks and come back"
+    FORMER_DISK = "come back with a former disk"
 
 
 OF_EVERY_MESSAGE = (Fault.DROP, Fault.DUPLICATE, Fault.REORDER, Fault.SLOW)
@@ -57,7 +58,8 @@ OF_THE_STORM = tuple(fault for fault in Fault if fault not in (*OF_EVERY_MESSAGE
 """The other two happen on their own occasions: a read without the turn, an election."""
 OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE, Fault.LEFT_BEHIND)
 """Drawn together with the snapshots, by dice of their own."""
-_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, Fault.MEMBERSHIP, Fault.LIVES))
+_OF_LIVES = (Fault.MEMBERSHIP, Fault.LIVES, Fault.FORMER_DISK)
+_DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, *_OF_LIVES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,16 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     plan = _draw_with_founders(seed)
-    return _with_lives(_with_spares(plan, random.Random(f"{seed}/membership")), random.Random(f"{seed}/lives"))
+    plan = _with_lives(_with_spares(plan, random.Random(f"{seed}/membership")), random.Random(f"{seed}/lives"))
+    return _with_former_disks(plan, random.Random(f"{seed}/return"))
+
+
+def _with_former_disks(plan: Plan, rng: random.Random) -> Plan:
+    """In a few runs a machine that was given up comes back; by dice of its own. Mostly nothing else happens."""
+    if plan.founders < 3 or plan.has(Fault.LIVES) or rng.random() > 0.08:
+        return plan
+    faults = plan.faults if rng.random() < 0.2 else frozenset[Fault]()
+    return replace(plan, faults=faults | {Fault.FORMER_DISK}, storm=max(plan.storm, 50 * plan.step))
 
 
 def _with_lives(plan: Plan, rng: random.Random) -> Plan:

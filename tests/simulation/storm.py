@@ -13,6 +13,7 @@ from collections.abc import Callable
 from tests.simulation.checks import Checks
 from tests.simulation.coups import stage_a_coup
 from tests.simulation.disk import Boundary
+from tests.simulation.former_disks import begin_return
 from tests.simulation.left_behind import leave_behind
 from tests.simulation.lives import begin_lives
 from tests.simulation.member import Trap
@@ -66,6 +67,7 @@ class Storm:
             member.disk.end_faults()
             member.disk.restore()
             member.resume()
+            member.put_in_its_disk()
             member.start()
 
     def _strike(self) -> None:
@@ -158,6 +160,9 @@ class Storm:
 
     def _lose_disks(self) -> None:
         begin_lives(self._stage, self._checks)
+
+    def _return(self) -> None:
+        begin_return(self._stage, self._checks)
 
     def _coup(self) -> None:
         stage_a_coup(self._stage)
@@ -285,6 +290,7 @@ _STRIKES: dict[Fault, Callable[[Storm], None]] = {
     Fault.CRASH_TWICE: Storm._crash_twice,
     Fault.MEMBERSHIP: Storm._change_membership,
     Fault.LIVES: Storm._lose_disks,
+    Fault.FORMER_DISK: Storm._return,
     Fault.COUP: Storm._coup,
     Fault.TRANSFER: Storm._transfer,
     Fault.PAUSE: Storm._pause,

@@ -16,6 +16,7 @@ from raftkv.raft.types import Entry, HardState, SnapshotMeta
 from raftkv.replica import Outcome, Query, Replica
 from raftkv.storage import Storage
 from tests.simulation.calls import IN_TURN, READ_INDEX, Call
+from tests.simulation.checks import incarnation_of
 from tests.simulation.disk import Boundary
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class WatchedStorage(Storage):
             segment_bytes=segment_bytes,
             fill_bytes=fill_bytes,
             cache_bytes=cache_bytes,
-            incarnation=bytes([member.id, member.disks]) * 8,
+            incarnation=incarnation_of(member.id, member.disk_number),
             address="" if founders else member.name,
             joined=0 if founders else joined,
         )

@@ -183,10 +183,11 @@ class MemoryDisk:
         """Nothing has ever been written."""
         return not self._root.names
 
-    def forget_everything(self) -> None:
-        """All files and directories are gone, as if nothing had ever been written."""
+    def exchange(self, content: _Directory | None = None) -> _Directory:
+        """Have something else on it, or nothing, as if nothing had ever been written. What was on it."""
         self.crash_process()
-        self._root = _Directory()
+        before, self._root = self._root, content or _Directory()
+        return before
 
     def unsynced(self) -> list[str]:
         """The paths of all files and directories that a loss of power would change."""
