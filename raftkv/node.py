@@ -324,6 +324,10 @@ class RaftNode:
                 self.membership = replace(membership, peers=self._storage.identity.peers)
         elif self._has_another_disk(item):
             self._note_wiped(peer)
+            return True
+        if peer in membership.wiped and not isinstance(item, AppendEntries | RequestVote):
+            self.membership = replace(self.membership, wiped=membership.wiped - {peer})
+            log.info("node %d has its disk again", peer)
         return True
 
     def _has_another_disk(self, message: Message) -> bool:

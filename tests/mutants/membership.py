@@ -99,6 +99,12 @@ MEMBERSHIP = [
         _WIPED,
     ),
     Mutant(
+        "a member that has its disk again is called wiped",
+        (),
+        (Patch("node.py", "RaftNode._has_kept_disk", "wiped=membership.wiped - {peer}", "wiped=membership.wiped"),),
+        _WIPED,
+    ),
+    Mutant(
         "votes and acknowledgements count from any disk",
         (46,),
         (Patch(_CORE, "Raft.step", "if self._is_from_anothers_disk(message):", "if False:"),),
@@ -341,7 +347,6 @@ MEMBERSHIP = [
             ),
         ),
         _RULES,
-        seeds=(4, 22, 32),
     ),
     Mutant(
         "a newcomer may vote in the term of its first leader",

@@ -161,6 +161,18 @@ def test_who_answers_from_another_disk_than_it_has_its_vote_with_is_named_until_
     assert not node.membership.wiped
 
 
+@pytest.mark.parametrize("joined", [0, 1])
+def test_or_until_it_answers_from_its_own_again(members: Members, joined: int) -> None:
+    node = members.open(1)
+    if joined:
+        tell(node, members, joined, disk=NEW)
+    own = RequestVoteReply(2, 1, 1, granted=True, incarnation=NEW, joined=joined)
+    for answer, wiped in ((own, set[int]()), (replace(own, incarnation=OLD), {2}), (own, set[int]())):
+        node.bring(answer)
+        assert node.membership.wiped == wiped
+    assert node.membership.peers == ({} if joined else {2: (0, NEW)})
+
+
 def test_who_answers_as_one_that_was_added_later_than_the_log_here_tells_has_lost_nothing(members: Members) -> None:
     node = members.open(1)
     assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
