@@ -48,6 +48,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.types import Entry, EntryKind
+from raftkv.records import Records
 
 BEFORE_SETTINGS: Final = TermSettings(cluster_id=b"", max_sessions=0, session_timeout_ms=0, max_unanswered=0)
 """What holds until the log's first settings: a session opened by then is evicted at once. Part of the replicated
@@ -131,7 +132,7 @@ class FrozenState:
     cluster_id: bytes
     settings: TermSettings
     state_bytes: int
-    records: dict[bytes, bytes]
+    records: Records
     sessions: Sequence[tuple[int, Session]]
     """(id, session) in the order of their last use."""
 
@@ -164,7 +165,7 @@ class StateMachine:
         """Of keys and values, and KEY_OVERHEAD_BYTES for each key."""
         self._time_ms = 0
         self._settings = BEFORE_SETTINGS
-        self._records: dict[bytes, bytes] = {}
+        self._records = Records()
         self._key_count = 0
         self._overlay: dict[bytes, bytes] | None = None
         """What has been written since the records were frozen, as far as it has not been merged."""
@@ -336,7 +337,7 @@ class StateMachine:
         if limits.max_state_bytes:  # where there is none, the digest is that of earlier versions
             yield limits.max_state_bytes, self.state_bytes
         yield self._key_count, len(self._sessions)
-        yield from sorted(item for item in {**self._records, **(self._overlay or {})}.items() if item[1])
+        yield from sorted(item for item in {**dict(self._records.items()), **(self._overlay or {})}.items() if item[1])
         for session_id, session in self._sessions.items():
             answers = [(sequence, int(a.status), a.value) for sequence, a in sorted(session.answers.items())]
             yield session_id, session.last_active_ms, session.lowest_unanswered, answers
@@ -414,7 +415,8 @@ class StateMachine:
 
     def _execute(self, code: Code, key: bytes, value: bytes, expected: bytes) -> Result:
         """Carry out one operation on the keys."""
-        old = self._records.get(key) if self._overlay is None else self._find(key)
+        records = self._records.part(key)
+        old = records.get(key) if self._overlay is None else self._find(key)
         if code is not _SET:
             if code is Code.DELETE:
                 return self._delete(key)
@@ -438,7 +440,7 @@ class StateMachine:
             created, _, version = _unpack_revisions(old)
         record = _pack_revisions(created, revision, version + 1) + value
         if self._overlay is None:
-            self._records[key] = record
+            records[key] = record
         else:
             self._put(key, record)
         return _DONE

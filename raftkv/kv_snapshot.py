@@ -33,6 +33,7 @@ from raftkv.kv import BEFORE_SETTINGS, FrozenState, Session, count_state_bytes
 from raftkv.log_storage import StorageError
 from raftkv.operations import Result, Status, decode_settings, encode_settings
 from raftkv.raft.types import LogPosition, SnapshotMeta
+from raftkv.records import Records
 from raftkv.segment import damaged
 
 FORMAT_VERSION: Final = 1
@@ -159,7 +160,7 @@ def decode(source: Source) -> tuple[SnapshotMeta, FrozenState]:
     """What was encoded. Raises StorageError, which names the file and the place, for anything that is not exactly what
     `encode` gave, and for a later version's."""
     header: dict[str, Any] = {}
-    records: dict[bytes, bytes] = {}
+    records = Records()
     state_bytes = 0
     sessions: list[tuple[int, Session]] = []
     for kind, offset, body in _read_frames(source):
@@ -260,7 +261,7 @@ def _decode_header(body: bytes) -> dict[str, Any]:
     return {"configuration": bytes.fromhex(fields["configuration"]), "state": state}
 
 
-def _decode_piece(body: bytes, records: dict[bytes, bytes]) -> int:
+def _decode_piece(body: bytes, records: Records) -> int:
     """Put a piece's records with the others: what they count in `StateMachine.state_bytes`."""
     (count,) = _COUNT.unpack_from(body)
     lengths = struct.unpack_from(f"<{2 * count}I", body, _COUNT.size)

@@ -20,7 +20,7 @@ import google_crc32c
 from raftkv.disk import TEMPORARY_SUFFIX, Disk, File, disk_errors
 from raftkv.log_storage import RESTORE, StorageError
 
-_SYNC_BYTES: Final = 4 << 20
+_SYNC_BYTES: Final = 512 << 10
 """After so many bytes a file that is being written is synced: a sync of the log must not wait for much of it."""
 _READ_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"snapshot-[1-9][0-9]*")

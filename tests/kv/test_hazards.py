@@ -26,12 +26,12 @@ def test_hazard_14_the_applied_index_is_not_seen_before_the_effects() -> None:
     before = driver.machine.applied_index
     seen_during_writes = []
 
-    class Records(dict[bytes, bytes]):
+    class Part(dict[bytes, bytes]):
         def __setitem__(self, key: bytes, value: bytes) -> None:
             seen_during_writes.append(driver.machine.applied_index)
             super().__setitem__(key, value)
 
-    driver.machine._records = Records()
+    driver.machine._records._parts = [Part() for _ in driver.machine._records._parts]
     driver.batch(set_(b"a", b"1"), set_(b"b", b"1"))
     assert seen_during_writes == [before, before]
     assert driver.machine.applied_index == before + 1

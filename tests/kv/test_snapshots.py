@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import google_crc32c
 import pytest
@@ -15,6 +16,7 @@ from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode
 from raftkv.log_storage import StorageError
 from raftkv.raft.types import LogPosition
+from raftkv.records import Records
 from tests.kv.driving import DONE, NOT_DONE, Driver, compare_and_set, delete, replayed, set_, set_if_absent
 from tests.kv.test_model import random_log
 
@@ -72,7 +74,7 @@ def test_a_machine_that_is_frozen_and_thawed_at_random_is_the_one_that_never_was
             machine.merge(rng.randint(0, 3))
 
 
-class Untouchable(dict[bytes, bytes]):
+class Untouchable(Records):
     """Records that nobody may go through as a whole."""
 
     def _forbidden(self, *_: object) -> Iterator[bytes]:
@@ -85,7 +87,7 @@ def test_neither_freezing_nor_thawing_goes_through_all_records() -> None:
     """With a million of them that would hold up everybody for 50 ms and more."""
     driver = Driver()
     driver.batch(*(set_(b"key-%d" % n, b"old") for n in range(1000)))
-    driver.machine._records = Untouchable(driver.machine._records)
+    driver.machine._records = Untouchable(driver.machine._records.items())
     driver.machine.freeze()
     driver.batch(set_(b"key-1", b"new"), delete(b"key-2"), set_(b"another", b"new"))
     assert driver.machine.get(b"key-1") == b"new"
@@ -148,25 +150,29 @@ def test_a_reader_without_the_turn_misses_nothing_while_the_overlay_is_merged() 
     def look() -> None:
         seen.add((machine.get(b"changed"), machine.get(b"deleted"), machine.get(b"new")))
 
-    class Watched(dict[bytes, bytes]):
-        def __setitem__(self, key: bytes, value: bytes) -> None:
-            look()
-            super().__setitem__(key, value)
-            look()
+    def watched(base: type[Any]) -> type[Any]:
+        class Watched(base):  # type: ignore[misc]
+            def __setitem__(self, key: bytes, value: bytes) -> None:
+                look()
+                super().__setitem__(key, value)
+                look()
 
-        def pop(self, *args: object) -> bytes | None:  # type: ignore[override]
-            look()
-            value = super().pop(*args)  # type: ignore[call-overload]
-            look()
-            return value  # type: ignore[no-any-return]
+            def pop(self, *args: object) -> Any:
+                look()
+                value = super().pop(*args)
+                look()
+                return value
 
-        def popitem(self) -> tuple[bytes, bytes]:
-            look()
-            item = super().popitem()
-            look()
-            return item
+            def popitem(self) -> Any:
+                look()
+                item = super().popitem()
+                look()
+                return item
 
-    machine._records, machine._overlay = Watched(machine._records), Watched(machine._overlay or {})
+        return Watched
+
+    machine._records = watched(Records)(machine._records.items())
+    machine._overlay = watched(dict)(machine._overlay)
     machine.thaw()
     machine.merge(10)
     assert seen == {(b"new", None, b"new")}
