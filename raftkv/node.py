@@ -98,6 +98,8 @@ STOP_GRACE: Final = 1.0
 """Seconds that calls in flight get to succeed when the node stops."""
 FAREWELL: Final = 0.5
 """Seconds for which a node that has handed over tells its clients who leads now, before it stops."""
+_LAST_WORD: Final = 1.0
+"""Seconds for which the connection to a member's former address stays open."""
 _SPARE_DESCRIPTORS: Final = 8
 """For files, when connections have used up all others. Writing down a vote takes two."""
 _TRANSFER_PAUSE: Final = 0.05
@@ -296,7 +298,7 @@ class RaftNode:
         for peer, sender in list(self._senders.items()):
             # Whoever has been removed is still told so, over the channel that is there.
             if peer in addresses and addresses[peer] != before.get(peer):
-                self._server.aside(self._senders.pop(peer).close)
+                _close_later(self._senders.pop(peer))
             else:
                 sender.introduce(self.membership)
         new = [m for m in members_to_wire(self.membership, configuration) if m.address != before.get(m.id)]
@@ -463,6 +465,13 @@ def _sending_limits(config: NodeConfig) -> SendingLimits:
         max_appends=2 * config.max_appends_in_flight,
         max_message_bytes=_max_message_bytes(config),
     )
+
+
+def _close_later(sender: PeerSender) -> None:
+    """Of a member that moves: what has just left for its old address tells it where to go."""
+    timer = threading.Timer(_LAST_WORD, sender.close)
+    timer.daemon = True
+    timer.start()
 
 
 def server_limits(config: NodeConfig) -> ServerLimits:

@@ -13,5 +13,5 @@
 case "${1:-}" in -h | --help) show_help && exit ;; esac
 ensure_environment test
 cd -- "$root"
-[ $# -gt 0 ] || set -- -n 2 --dist loadfile
+[ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder
 exec .venv/bin/python -m pytest "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import grpc
 from raftkv.config import NodeConfig
 from raftkv.log_storage import LogStorage
 from raftkv.node import RaftNode, recover, server_limits
-from raftkv.raft.roles import Follower
+from raftkv.raft.roles import Follower, PreCandidate
 from raftkv.replica import Unreachable
 from raftkv.server import Server
 from raftkv.storage import Storage
@@ -51,11 +52,21 @@ class Members:
     def elect(self, id: int) -> RaftNode:
         """Have a node stand for election now, and wait until it serves."""
         node = self.nodes[id]
-        role = node._replica.raft.role
-        assert isinstance(role, Follower)
-        role.election_deadline = 0.0
-        node.bring(Unreachable(id))  # any input will do
-        wait_until(lambda: node.status().serving, f"node {id} serves")
+        assert isinstance(node._replica.raft.role, Follower)
+        again_at = 0.0
+
+        def serves() -> bool:
+            nonlocal again_at
+            role = node._replica.raft.role
+            if time.monotonic() >= again_at and isinstance(role, Follower | PreCandidate):
+                again_at = (
+                    time.monotonic() + 1.0
+                )  # the others may have been just about to start, and have heard nothing
+                role.election_deadline = 0.0
+                node.bring(Unreachable(id))  # any input will do
+            return node.status().serving
+
+        wait_until(serves, f"node {id} serves")
         return node
 
     def stop(self, *ids: int) -> None:
