@@ -278,7 +278,7 @@ class RaftNode:
         before, me = self.membership.addresses, self.membership.me
         addresses = dict(configuration.addresses)
         address = addresses.get(me, before[me])
-        if configuration.disk_of(me) not in (b"", self.membership.incarnation):
+        if not configuration.counts_with(me, self.membership.incarnation):
             log.warning(
                 "node %d has its vote with another data directory than this one, which counts for nothing: stop this "
                 "node, or remove it and add it again (REMOVE %d, ADD %d=<address>)",
@@ -337,9 +337,8 @@ class RaftNode:
         has its vote; and does not speak of an entry that our log does not tell of yet."""
         if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
             return False
-        disk = self._replica.raft.configuration.disk_of(message.sender)
         is_known = message.joined <= self.membership.joined.get(message.sender, 0)
-        return is_known and disk not in (b"", message.incarnation)
+        return is_known and not self._replica.raft.configuration.counts_with(message.sender, message.incarnation)
 
     def _note_wiped(self, peer: int) -> None:
         if peer not in self.membership.wiped:

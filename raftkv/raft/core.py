@@ -366,7 +366,7 @@ class Raft:
         no member as far as this one knows (diss. 4.1): it may be our log that is behind."""
         if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
             return False
-        return self.configuration.disk_of(message.sender) not in (b"", message.incarnation)
+        return not self.configuration.counts_with(message.sender, message.incarnation)
 
     def _become_follower(self, term: int, why: str = "") -> Follower:
         """Fall back to follower; in a newer term, if `term` is one, without a vote, else the vote stands (hazard 3)."""

@@ -190,5 +190,5 @@ def is_meant_by(raft: Raft, configuration: Configuration) -> bool:
     whose disk is lost: if several that are added again, and have no more of the log yet, took that for themselves,
     they could elect a leader who lacks what has been committed since. Nor is it meant if the vote belongs to another
     disk."""
-    has_disk = configuration.disk_of(raft.me) in (b"", raft._disk)
+    has_disk = configuration.counts_with(raft.me, raft._disk)
     return has_disk and dict(configuration.joined).get(raft.me, 0) >= raft._joined

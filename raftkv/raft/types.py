@@ -114,6 +114,10 @@ class Configuration:
         """With which disk alone it has its vote; empty: not named, or no voter."""
         return next((disk for voter, disk in self.disks if voter == member), b"")
 
+    def counts_with(self, member: int, disk: bytes) -> bool:
+        """Whether a member's vote may be this disk's: it belongs to no other one."""
+        return self.disk_of(member) in (b"", disk)
+
     @property
     def members(self) -> frozenset[int]:
         return self.voters | self.learners

@@ -5,6 +5,7 @@ Each test quotes its rule, and has three parts: init, test, check. (4.2.3 has it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ from raftkv.raft.messages import AppendEntries, RequestVote, RequestVoteReply, T
 from raftkv.raft.types import NOBODY, Configuration, SnapshotMeta
 from raftkv.replica import Applied, NotLeader
 from tests.raft.lone import DEFAULTS, Lone, at, members_entry, only
-from tests.support.raft_cluster import Cluster
+from tests.support.raft_cluster import Cluster, Member
 
 TIMEOUT = DEFAULTS.election_timeout
 
@@ -244,6 +245,20 @@ def test_a_snapshot_that_tells_of_a_former_member_with_its_id_makes_no_member_of
     assert only(RequestVote, lone.wait(10.0)) == []
 
 
+def assert_only_the_old_leader_can_lead(cluster: Cluster, leader: Member, newcomers: Sequence[Member]) -> None:
+    """While it is down nobody is elected; with it the cluster comes to all three members."""
+    cluster.crash(leader.id)
+
+    cluster.run(10.0)
+    assert not any(newcomer.leads for newcomer in newcomers)
+
+    cluster.heal()
+    cluster.start(leader.id)
+    assert cluster.run_until(lambda: leader.raft.configuration.voters == {1, 2, 3})
+    cluster.run(3.0)
+    cluster.check_logs()
+
+
 def test_newcomers_with_the_ids_of_founding_members_do_not_elect_each_other_by_the_front_of_their_log() -> None:
     """Two of three are removed and added again with empty disks. When the leader goes they have no more of the log than
     what names the founding members: they would be a majority of these, and know nothing of what is committed.
@@ -267,16 +282,7 @@ def test_newcomers_with_the_ids_of_founding_members_do_not_elect_each_other_by_t
         cluster.run_until(partial(lambda raft: raft.configuration.voters == {1, 2, 3}, newcomer.raft))
         cluster.cut_between([leader.id], [newcomer.id])
         assert newcomer.raft.configuration.joined == ()
-    cluster.crash(leader.id)
-
-    cluster.run(10.0)
-    assert not any(newcomer.leads for newcomer in newcomers)
-
-    cluster.heal()
-    cluster.start(leader.id)
-    assert cluster.run_until(lambda: leader.raft.configuration.voters == {1, 2, 3})
-    cluster.run(3.0)
-    cluster.check_logs()
+    assert_only_the_old_leader_can_lead(cluster, leader, newcomers)
 
 
 def test_newcomers_do_not_elect_each_other_by_what_tells_of_earlier_ones_with_their_ids() -> None:
@@ -306,16 +312,7 @@ def test_newcomers_do_not_elect_each_other_by_what_tells_of_earlier_ones_with_th
         cluster.cut_between([leader.id], [newcomer.id])
         assert newcomer.raft.configuration.voters == {1, 2, 3}
         assert newcomer.raft.log.last_index < newcomer.storage.identity.joined
-    cluster.crash(leader.id)
-
-    cluster.run(10.0)
-    assert not any(newcomer.leads for newcomer in newcomers)
-
-    cluster.heal()
-    cluster.start(leader.id)
-    assert cluster.run_until(lambda: leader.raft.configuration.voters == {1, 2, 3})
-    cluster.run(3.0)
-    cluster.check_logs()
+    assert_only_the_old_leader_can_lead(cluster, leader, newcomers)
 
 
 # ---- 4.2.2: removing the current leader ------------------------------------------------------------------------------
