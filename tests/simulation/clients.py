@@ -99,7 +99,12 @@ class Client:
     @property
     def is_done(self) -> bool:
         """After `finish`: whether everything has been answered."""
-        return self._finale == [] and not self._open
+        return self.left == 0
+
+    @property
+    def left(self) -> int:
+        """After `finish`: how many operations are to be begun, or have not been answered."""
+        return len(self._finale or []) + len(self._open)
 
     def finish(self) -> None:
         """Start nothing new, but write and read every key once more."""

@@ -123,6 +123,7 @@ class Member:
         """How many it has begun in all its lives."""
         self.trap_in_adoption: Trap | None = None
         """The trap that takes effect when a snapshot is adopted."""
+        self.stops_readers = plan.has(Fault.STOP_READER)
         self.joins = member_id not in plan.founding_members
         """It is to find out from its log who the members are."""
         self.is_wanted = not self.joins
@@ -554,7 +555,7 @@ class Member:
         assert self.replica is not None
         request = caller.call.request
         assert isinstance(request, Get)
-        stoppable = self._plan.has(Fault.STOP_READER) and not self._in_turn and not self._world.is_nested
+        stoppable = self.stops_readers and not self._in_turn and not self._world.is_nested
         self._may_stop_reader = stoppable
         try:
             values = self.replica.read_under_lease([request.key], self.clock.read)

@@ -92,16 +92,17 @@ class Simulation:
         step = self.plan.step
         lacking, deadline = math.inf, 0.0
         while not self._is_at_rest():
-            if self._lacking() < lacking:  # catching up takes its time, an entry a message at worst
+            if self._lacking() < lacking:  # it takes its time, an entry a message and an operation a call at worst
                 lacking, deadline = self._lacking(), self.world.now + _REST * step
             if self.world.now >= deadline:
                 raise Violation(f"no rest within {_REST * step:g} s after the storm: {self._describe()}")
             self.world.run(self.world.now + step / 10)
 
     def _lacking(self) -> int:
-        """How many entries the members still have to apply."""
+        """How many entries the members still have to apply, and how many operations the clients have left."""
         applied = [member.replica.machine.applied_index if member.replica else 0 for member in self._belonging()]
-        return len(self.checks.committed) * len(applied) - sum(applied)
+        entries = len(self.checks.committed) * len(applied) - sum(applied)
+        return entries + sum(client.left for client in self.clients)
 
     def _is_at_rest(self) -> bool:
         belonging = self._belonging()

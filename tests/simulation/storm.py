@@ -64,6 +64,7 @@ class Storm:
         self._operator.end()
         for member in self._members.values():
             member.trap = member.trap_in_adoption = None
+            member.stops_readers = False
             member.disk.end_faults()
             member.disk.restore()
             member.resume()

@@ -36,6 +36,7 @@ FOUND = {
     505281: "(simulator) a snapshot of which everything had arrived already was never installed",
     507281: "(simulator) a snapshot that can't be read while it is sent",
     507992: "(simulator) who was added when the storm was over was not started",
+    701620: "(simulator) readers went on to stop their leader when the storm was over",
 }
 """Seeds that have found something, and what."""
 
