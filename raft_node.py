@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 import raftkv.front_door  # noqa: F401  before the rest: a package may be missing, somebody may press Ctrl-C
-from raftkv.node import RaftNode, main
+from raftkv.node import RaftNode
+from raftkv.node_program import main
 
 __all__ = ["RaftNode"]
 

@@ -76,7 +76,7 @@ def client() -> int:
 def node() -> int:
     """The installed command `raftkv-node`."""
     _end_on_signals()
-    from raftkv.node import main
+    from raftkv.node_program import main
 
     return main()
 

@@ -453,9 +453,10 @@ class Service:
     ) -> int:
         """Hand a peer's request to the replica; `take` gets the reply. The number of the call."""
         call = next(self._call_numbers)
+        membership = self.host.membership
         with self._admitting(claimed_id, context):
-            self.host.membership.admit(request)
-            message = from_wire(request, self.host.membership.me, call)
+            membership.admit(request)
+            message = from_wire(request, membership.me, call)
         self._peer_calls[call] = take
         self.host.bring(message)
         return call

@@ -22,8 +22,8 @@ MEMBERSHIP = [
         (46,),
         (
             Patch(
-                "node.py",
-                "RaftNode._has_kept_disk",
+                "peers.py",
+                "Peers.has_kept_disk",
                 "if membership.has_lost_disk(peer, incarnation, item.joined):",
                 "if False:",
             ),
@@ -48,8 +48,8 @@ MEMBERSHIP = [
         (46,),
         (
             Patch(
-                "node.py",
-                "RaftNode._has_kept_disk",
+                "peers.py",
+                "Peers.has_kept_disk",
                 "self._storage.remember_peer(peer, 0, incarnation)",
                 "self._storage.identity.peers[peer] = 0, incarnation",
             ),
@@ -62,8 +62,8 @@ MEMBERSHIP = [
         (
             Patch(
                 *("node.py", "RaftNode.turn"),
-                "(item for item in inputs if self._has_kept_disk(item))",
-                "[item for item in inputs if self._has_kept_disk(item)]",
+                "filter(peers.has_kept_disk, inputs)",
+                "list(filter(peers.has_kept_disk, inputs))",
             ),
         ),
         _WIPED,
@@ -91,7 +91,7 @@ MEMBERSHIP = [
         (),
         (
             Patch(
-                *("node.py", "RaftNode._follow_configuration"),
+                *("peers.py", "Peers.follow_configuration"),
                 "frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p))",
                 "self.membership.wiped",
             ),
@@ -101,7 +101,7 @@ MEMBERSHIP = [
     Mutant(
         "a member that has its disk again is called wiped",
         (),
-        (Patch("node.py", "RaftNode._has_kept_disk", "wiped=membership.wiped - {peer}", "wiped=membership.wiped"),),
+        (Patch("peers.py", "Peers.has_kept_disk", "wiped=membership.wiped - {peer}", "wiped=membership.wiped"),),
         _WIPED,
     ),
     Mutant(

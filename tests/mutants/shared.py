@@ -119,7 +119,7 @@ SHARED = [
     Mutant(
         "a thread that dies is not missed",
         (51,),
-        (Patch(_NODE, "main", "threading.excepthook = lambda args:", "_ = lambda args:"),),
+        (Patch("node_program.py", "main", "threading.excepthook = lambda args:", "_ = lambda args:"),),
         ("tests/node/test_program.py", "tests/node/test_node.py"),
     ),
     # 52: strangers
@@ -157,7 +157,7 @@ SHARED = [
     Mutant(
         "nobody looks who sends",
         (52,),
-        (Patch(_SERVICE, "Service._bring_request", "self.host.membership.admit(request)", "pass"),),
+        (Patch(_SERVICE, "Service._bring_request", "membership.admit(request)", "pass"),),
         ("tests/node/test_service.py",),
     ),
     Mutant(
@@ -195,13 +195,13 @@ SHARED = [
     Mutant(
         "the cluster's id is not remembered",
         (52,),
-        (Patch(_NODE, "RaftNode._learn_cluster", "self._storage.remember_cluster(cluster_id)", "pass"),),
+        (Patch("peers.py", "Peers.learn_cluster", "self._storage.remember_cluster(cluster_id)", "pass"),),
         ("tests/node/test_node.py",),
     ),
     Mutant(
         "the cluster's id is not sent along",
         (52,),
-        (Patch(_NODE, "RaftNode._learn_cluster", "sender.introduce(self.membership)", "pass"),),
+        (Patch("peers.py", "Peers.learn_cluster", "sender.introduce(self.membership)", "pass"),),
         ("tests/node/test_node.py",),
     ),
     Mutant(
@@ -213,7 +213,7 @@ SHARED = [
     Mutant(
         "the algorithm is not told how far clocks may drift",
         (41,),
-        (Patch(_NODE, "_core_config", "clock_drift=config.clock_drift,", ""),),
+        (Patch("settings.py", "core_config", "clock_drift=config.clock_drift,", ""),),
         ("tests/node/test_settings.py",),
     ),
     Mutant(
@@ -277,7 +277,14 @@ SHARED = [
     Mutant(
         "the limit of a message forgets what entries weigh",
         (58,),
-        (Patch(_NODE, "_max_message_bytes", "_ENTRY_OVERHEAD * config.max_append_bytes", "config.max_append_bytes"),),
+        (
+            Patch(
+                "settings.py",
+                "_max_message_bytes",
+                "_ENTRY_OVERHEAD * config.max_append_bytes",
+                "config.max_append_bytes",
+            ),
+        ),
         ("tests/node/test_node.py",),
     ),
     Mutant(

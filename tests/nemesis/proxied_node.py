@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from raftkv.node import main
+from raftkv.node_program import main
 from tests.nemesis.proxy import PROXIES
 
 _insecure_channel = grpc.insecure_channel

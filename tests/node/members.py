@@ -10,10 +10,11 @@ import grpc
 
 from raftkv.config import NodeConfig
 from raftkv.log_storage import LogStorage
-from raftkv.node import RaftNode, recover, server_limits
+from raftkv.node import RaftNode, recover
 from raftkv.raft.roles import Follower, PreCandidate
 from raftkv.replica import Unreachable
 from raftkv.server import Server
+from raftkv.settings import server_limits
 from raftkv.storage import Storage
 from raftkv.wire import raft_pb2 as wire
 from tests.support.processes import free_addresses, wait_until

@@ -9,10 +9,11 @@ import pytest
 
 from raftkv.client import Client
 from raftkv.joining import find_place
-from raftkv.node import RaftNode, recover, server_limits
+from raftkv.node import RaftNode, recover
 from raftkv.raft.roles import Follower
 from raftkv.replica import Unreachable
 from raftkv.server import Server
+from raftkv.settings import server_limits
 from raftkv.storage import Storage, read_identity
 from tests.node.members import STEADY, Members
 from tests.support.processes import wait_until

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 from raftkv.log_storage import StorageError
-from raftkv.node import _Executioner
+from raftkv.node_program import _Executioner
 _Executioner("node 1")({error})
 """
 

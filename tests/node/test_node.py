@@ -16,11 +16,12 @@ import pytest
 
 from raftkv.config import NodeConfig
 from raftkv.log_storage import StorageError
-from raftkv.node import RaftNode, server_limits
+from raftkv.node import RaftNode
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.messages import InstallSnapshot
 from raftkv.raft.types import Entry, EntryKind, HardState, LogPosition, SnapshotMeta
 from raftkv.replica import Input, Unreachable
+from raftkv.settings import server_limits
 from raftkv.transport import entry_to_wire
 from raftkv.wire import raft_pb2 as wire
 from tests.node.members import STEADY, Members
@@ -117,7 +118,7 @@ def test_every_directory_learns_the_clusters_id_and_keeps_it(steady: Members) ->
     ids = [node.membership.cluster_id for node in steady.nodes.values()]
     assert len(set(ids)) == 1
     assert len(ids[0]) == 16
-    senders = [sender for node in steady.nodes.values() for sender in node._senders.values()]
+    senders = [sender for node in steady.nodes.values() for sender in node._peers.senders.values()]
     wait_until(lambda: {sender._identity.cluster_id for sender in senders} == {ids[0]}, "all requests carry it")
     steady.stop()
     assert [steady.open(id).membership.cluster_id for id in steady.addresses] == ids
@@ -363,7 +364,7 @@ def test_after_a_failed_write_to_the_disk_nothing_leaves_the_node_any_more(stead
         raise StorageError("log-1: no space left; free some, then start the node again")
 
     leader._storage.persist = persist  # type: ignore[method-assign]
-    for sender in leader._senders.values():
+    for sender in leader._peers.senders.values():
         sender.send = sent.append  # type: ignore[assignment, method-assign]
     leader._replica._send = sent.append
     calls = [steady.begin(leader, "SET k v", timeout=1.0) for _ in range(3)]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from raftkv import node
+from raftkv import node_program
 from tests.support.processes import ROOT, free_port, wait_until
 
 
 def start(directory: Path, fault: str) -> subprocess.Popen[str]:
     """Node 1 of one, with `fault` done to it before it starts."""
-    program = f"import sys, raftkv.node as node, raftkv.turn\n{fault}\nsys.exit(node.main())"
+    program = f"import sys, raftkv.node_program as node, raftkv.replica, raftkv.turn\n{fault}\nsys.exit(node.main())"
     return subprocess.Popen(
         [sys.executable, "-c", program, "1", f"127.0.0.1:{free_port()}", "--data-dir", str(directory / "data")],
         cwd=directory,
@@ -40,13 +40,13 @@ node.Storage.persist = persist
 BUG_IN_A_TURN = """
 def turn(self, *args):
     raise KeyError("oh")
-node.Replica.turn = turn
+raftkv.replica.Replica.turn = turn
 """
 
 BROKEN_INVARIANT = """
 def turn(self, *args):
     raise node.InvariantBroken("two leaders")
-node.Replica.turn = turn
+raftkv.replica.Replica.turn = turn
 """
 
 BUG_IN_THE_TIMER = """
@@ -100,12 +100,12 @@ def test_a_node_that_is_told_to_stop_while_it_starts_stops_at_once(tmp_path: Pat
 
 
 def test_options_may_stand_before_the_addresses() -> None:
-    arguments = node._parse_arguments(["1", "--log-level", "error", "h:1", "h:2", "--data-dir", "d", "h:3"])
+    arguments = node_program._parse_arguments(["1", "--log-level", "error", "h:1", "h:2", "--data-dir", "d", "h:3"])
     assert (arguments.id, arguments.addresses) == (1, ["h:1", "h:2", "h:3"])
 
 
 def test_a_long_replay_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = node._Progress("node 1")
+    progress = node_program._Progress("node 1")
     progress(1024, 2_000_000)
     assert not capsys.readouterr().err, "a short one says nothing"
     progress._next_line_at = 0
@@ -132,7 +132,7 @@ def test_wrong_arguments_are_one_line_and_status_2(
     words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert node.main(words) == 2
+    assert node_program.main(words) == 2
     out, err = capsys.readouterr()
     assert not out
     assert says in err
@@ -151,10 +151,10 @@ def test_wrong_arguments_are_one_line_and_status_2(
 )
 def test_options_may_stand_anywhere(words: list[str]) -> None:
     """scripts/cluster.py puts --data-dir between the id and the addresses."""
-    given = node._parse_arguments(words)
+    given = node_program._parse_arguments(words)
     assert (given.id, given.addresses, given.data_dir) == (1, ["h:1", "h:2"], Path("d"))
 
 
 def test_the_members_to_ask_may_stand_before_another_option() -> None:
-    given = node._parse_arguments(["4", "--join", "h:1", "h:2", "--data-dir", "d"])
+    given = node_program._parse_arguments(["4", "--join", "h:1", "h:2", "--data-dir", "d"])
     assert (given.addresses, given.join, given.data_dir) == ([], ["h:1", "h:2"], Path("d"))

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from raftkv.config import NodeConfig
-from raftkv.node import _core_config, _sending_limits, _service_limits, _snapshot_policy, server_limits
 from raftkv.operations import TermSettings, decode_settings
 from raftkv.raft import core
 from raftkv.server import ServerLimits
 from raftkv.service import ServiceLimits
+from raftkv.settings import core_config, sending_limits, server_limits, service_limits, snapshot_policy
 from raftkv.snapshots import SnapshotPolicy
 from raftkv.transport import SLOWEST_LINK, SendingLimits
 
@@ -47,7 +47,7 @@ SET = NodeConfig(
 
 
 def test_the_algorithm_gets_its_settings() -> None:
-    made = _core_config(SET, CLUSTER)
+    made = core_config(SET, CLUSTER)
     assert made == core.Config(
         election_timeout=1.5,
         heartbeat_interval=0.3,
@@ -66,15 +66,15 @@ def test_the_algorithm_gets_its_settings() -> None:
 def test_entries_count_as_lost_only_after_the_call_that_carries_them_has_ended() -> None:
     """The call is given more time for its size; what is sent again meanwhile would only slow down a slow link."""
     largest_bytes = SET.max_append_bytes + SET.max_batch_bytes
-    assert _core_config(SET, CLUSTER).append_timeout >= SET.peer_timeout + largest_bytes / SLOWEST_LINK
+    assert core_config(SET, CLUSTER).append_timeout >= SET.peer_timeout + largest_bytes / SLOWEST_LINK
 
 
 def test_without_leases_none_is_asked_for() -> None:
-    assert _core_config(replace(SET, leases=False), CLUSTER).lease_duration == 0
+    assert core_config(replace(SET, leases=False), CLUSTER).lease_duration == 0
 
 
 def test_the_service_gets_its_limits() -> None:
-    assert _service_limits(SET) == ServiceLimits(
+    assert service_limits(SET) == ServiceLimits(
         max_key_bytes=101,
         max_value_bytes=1002,
         max_batch_bytes=10_003,
@@ -86,7 +86,7 @@ def test_the_service_gets_its_limits() -> None:
 
 
 def test_the_senders_get_their_limits() -> None:
-    made = _sending_limits(SET)
+    made = sending_limits(SET)
     assert made == SendingLimits(
         timeout=2.5, max_backoff=1.25, max_appends=made.max_appends, max_message_bytes=made.max_message_bytes
     )
@@ -101,7 +101,7 @@ def test_the_server_gets_its_limits() -> None:
 
 
 def test_snapshots_are_saved_as_often_as_is_set() -> None:
-    assert _snapshot_policy(SET) == SnapshotPolicy(log_bytes=10_013, log_entries=114, kept_log_bytes=10_015)
+    assert snapshot_policy(SET) == SnapshotPolicy(log_bytes=10_013, log_entries=114, kept_log_bytes=10_015)
 
 
 def test_a_limit_that_grpc_could_not_take_is_none() -> None:
@@ -115,11 +115,11 @@ def test_every_setting_makes_a_difference(name: str) -> None:
     changed = replace(SET, **{name: other})
     made, changed_made = (
         (
-            _core_config(config, CLUSTER),
-            _service_limits(config),
-            _sending_limits(config),
+            core_config(config, CLUSTER),
+            service_limits(config),
+            sending_limits(config),
             server_limits(config),
-            _snapshot_policy(config),
+            snapshot_policy(config),
         )
         for config in (SET, changed)
     )

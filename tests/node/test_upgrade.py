@@ -57,15 +57,15 @@ def upgrade(members: Members, id: int) -> None:
     """Restart a node as one of the next version."""
     members.stop(id)
     node = members.open(id)
-    node.membership = replace(node.membership, protocol=PROTOCOL + 1)
-    for sender in node._senders.values():
+    node._peers.membership = replace(node.membership, protocol=PROTOCOL + 1)
+    for sender in node._peers.senders.values():
         sender.introduce(node.membership)
     node.start()
 
 
 def trouble(leader: RaftNode, peer: int) -> str:
     """What the leader says of a peer; empty if all is well."""
-    return leader._senders[peer]._trouble if peer in leader._senders else ""
+    return leader._peers.senders[peer]._trouble if peer in leader._peers.senders else ""
 
 
 def test_members_are_upgraded_one_after_the_other(members: Members) -> None:

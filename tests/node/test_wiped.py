@@ -84,12 +84,12 @@ def test_an_answer_from_another_disk_does_not_count_and_the_first_one_is_remembe
     node = members.open(1)
     answer = RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD)
 
-    assert node._has_kept_disk(answer)
+    assert node._peers.has_kept_disk(answer)
     assert node._storage.identity.peers == {2: (0, OLD)}
-    assert not node._has_kept_disk(replace(answer, incarnation=NEW))
-    assert not node._has_kept_disk(AppendEntriesReply(2, 1, 1, True, 1, incarnation=NEW))
+    assert not node._peers.has_kept_disk(replace(answer, incarnation=NEW))
+    assert not node._peers.has_kept_disk(AppendEntriesReply(2, 1, 1, True, 1, incarnation=NEW))
     assert node.membership.wiped == {2}
-    assert node._has_kept_disk(answer)
+    assert node._peers.has_kept_disk(answer)
 
     node._storage.close()
     assert (again := read_identity(tmp_path / "1"))
@@ -100,7 +100,7 @@ def test_who_is_judged_is_judged_by_all_that_came_before(members: Members) -> No
     """The leader's request, which says that member 2 has been added again, and that one's first request are in the same
     turn."""
     node = members.open(1)
-    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
+    assert node._peers.has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
     configuration = Configuration(frozenset({1, 2, 3}), addresses=tuple(members.addresses.items()), joined=((2, 1),))
     added_again = Entry(1, 1, EntryKind.CONFIGURATION, encode_configuration(configuration))
 
@@ -116,8 +116,8 @@ def test_who_is_judged_is_judged_by_all_that_came_before(members: Members) -> No
 
 def test_who_does_not_say_it_or_is_no_member_is_not_remembered(members: Members) -> None:
     node = members.open(1)
-    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True))
-    assert node._has_kept_disk(RequestVoteReply(9, 1, 1, granted=True, incarnation=OLD))
+    assert node._peers.has_kept_disk(RequestVoteReply(2, 1, 1, granted=True))
+    assert node._peers.has_kept_disk(RequestVoteReply(9, 1, 1, granted=True, incarnation=OLD))
     assert not node._storage.identity.peers
 
 
@@ -175,9 +175,9 @@ def test_or_until_it_answers_from_its_own_again(members: Members, joined: int) -
 
 def test_who_answers_as_one_that_was_added_later_than_the_log_here_tells_has_lost_nothing(members: Members) -> None:
     node = members.open(1)
-    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
+    assert node._peers.has_kept_disk(RequestVoteReply(2, 1, 1, granted=True, incarnation=OLD))
 
-    assert node._has_kept_disk(RequestVoteReply(2, 1, 1, granted=False, incarnation=NEW, joined=57))
+    assert node._peers.has_kept_disk(RequestVoteReply(2, 1, 1, granted=False, incarnation=NEW, joined=57))
 
     assert not node.membership.wiped
     assert node._storage.identity.peers == {2: (0, OLD)}
