@@ -1,9 +1,9 @@
 """A client's calls on their way to the leader and back: theory of operation.
 
-Calls wait in two queues, writes and reads. What waits goes out as one message on one stream to the leader, a few
-messages at a time (`MAX_MESSAGES`); what comes meanwhile waits for the next one, so that messages grow with the load
-and nothing ever waits for a timer. A message of writes is a batch: one entry of the log. Whoever submits a call sends,
-if nobody else does just then; answers are taken by gRPC's thread, which finishes the calls. One thread of the
+Calls wait in two queues, writes and reads (outbox.py). What waits goes out as one message on one stream to the leader,
+a few messages at a time (connection.py); what comes meanwhile waits for the next one, so that messages grow with the
+load and nothing ever waits for a timer. A message of writes is a batch: one entry of the log. Whoever submits a call
+sends, if nobody else does just then; answers are taken by gRPC's thread, which finishes the calls. One thread of the
 pipeline's own finds the leader, watches over the stream, and ends calls whose time is over.
 
 Order. Writes are numbered in the order of their submission, sent in that order, and proposed in that order; the server
@@ -22,40 +22,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from raftkv.calls import KEYS, Call, State
-from raftkv.client_stream import ASK_AGAIN, FOUND, MISSING
+from raftkv.client_stream import ASK_AGAIN, FOUND
+from raftkv.connection import MIN_CALLS, Connection, Message
 from raftkv.errors import Error, NotApplied
 from raftkv.operations import NO_SPACE_TEXT, REFUSED, Code, Operation, Status, encode_operations
-from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Member, Router
+from raftkv.outbox import Outbox
+from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Router
 from raftkv.streams import Stream
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
 METHOD: Final = "/RaftNode/ServeClientStream"
 
-MAX_MESSAGES: Final = 2
-"""Of each kind under way at once. More of them would be smaller ones."""
-MIN_CALLS: Final = 150
-"""In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
-round of its own, and the calls behind it wait for that."""
-MAX_CALLS: Final = 500
-"""In one message."""
-MAX_BYTES: Final = 1 << 20
-"""Of keys and values in one message; a single write may have more."""
-MAX_UNANSWERED: Final = 1000
-"""Writes between the lowest number in use and the highest: what the servers keep answers for (MAX_UNANSWERED)."""
 MAX_WAITING: Final = 100_000
 """Calls in the client. One more is refused at once: back-pressure, where growth would only hide the overload."""
 
-_LATE_S: Final = 0.02
-"""What waits behind a message that takes longer than this does not wait for it any more, however small it is."""
 _SLOW_S: Final = 0.3
 """An answer that takes longer makes the client ask whether another member leads."""
 _TICK_S: Final = 0.05
@@ -92,76 +80,9 @@ Finished = list[tuple[Call, Any]]
 """Calls that are over, each with its answer or its Error."""
 
 
-class _Message:
-    """A message that is not answered yet."""
-
-    __slots__ = ("calls", "is_write", "mark", "sent_at")
-
-    def __init__(self, calls: list[Call], is_write: bool, mark: int = 0) -> None:
-        self.calls = calls
-        """Empty: it opens the session."""
-        self.is_write = is_write
-        self.mark = mark
-        """The lowest number in use when it was sent."""
-        self.sent_at = time.monotonic()
-
-    @property
-    def reach(self) -> int:
-        """How far its numbers reach above the mark."""
-        return int(self.calls[-1].sequence) - self.mark + 1
-
-    @property
-    def size(self) -> int:
-        return sum(len(call.key) + len(call.value) + len(call.expected) for call in self.calls)
-
-
-class _Connection:
-    """A stream to a leader."""
-
-    def __init__(self, leader: Member) -> None:
-        self.leader = leader
-        self.stream: Stream | None = None
-        """None while it is being opened."""
-        self.under_way: dict[int, _Message] = {}
-        """By id; in the order of sending."""
-        self.counts = {True: 0, False: 0}
-        """How many of them are writes, and reads."""
-        self.sent_at = {True: 0.0, False: 0.0}
-        """When the last one of each kind was."""
-        self.is_ending = False
-        """Nothing more is sent: the stream is left as soon as all is answered."""
-        self.is_full = False
-        """The next write has to wait for an answer, or for a call to be given up."""
-        self.is_answered = False
-        """The leader has taken the stream."""
-        self.proven = 1
-        """So far above the mark may numbers reach: the servers have taken such. What reaches further may be refused in
-        part (TOO_MANY_UNANSWERED), and must have nothing behind it that might be taken all the same."""
-        self.probe: _Message | None = None
-        """Reaches further."""
-        self.last_id = 0
-
-    def send(self, message: _Message, request: ClientRequest) -> None:
-        assert self.stream is not None
-        self.last_id = request.id = self.last_id + 1
-        self.under_way[request.id] = message
-        self.counts[message.is_write] += 1
-        self.sent_at[message.is_write] = message.sent_at
-        self.stream.send(request.SerializeToString())
-
-    def answered(self, id: int) -> _Message | None:
-        """The message that has this id; it is not under way any more."""
-        message = self.under_way.pop(id, None)
-        if message is not None:
-            self.counts[message.is_write] -= 1
-            self.is_answered, self.is_full = True, False
-            if message is self.probe:
-                self.probe = None
-        return message
-
-
 class Pipeline:
-    """Safe from any thread. `_lock` guards everything but the ends of the queues, where any thread may append."""
+    """Safe from any thread. `_lock` guards everything, what the outbox and the connection hold included, but for the
+    ends of the queues, where any thread may append."""
 
     def __init__(self, router: Router, timeout: float, delivered: Callable[[], None] = lambda: None) -> None:
         """`timeout` is that of every call, in seconds. `delivered` is called after each lot of calls has been finished,
@@ -170,16 +91,10 @@ class Pipeline:
         self._timeout = timeout
         self._delivered = delivered
         self._lock = threading.Lock()
-        self._writes: deque[Call] = deque()
-        self._retries: deque[Call] = deque()
-        """Writes that have a number already, in the order of numbers; they go first."""
-        self._reads: deque[Call] = deque()
-        self._connection: _Connection | None = None
-        self._session = 0
-        self._next_sequence = 1
-        self._next_order = 1
-        self._max_calls, self._max_bytes, self._max_unanswered = MAX_CALLS, MAX_BYTES, MAX_UNANSWERED
-        """Of this cluster, as far as it has said so."""
+        self._outbox = Outbox()
+        self._writes, self._reads = self._outbox.writes, self._outbox.reads
+        """The outbox's own, at hand for every call."""
+        self._connection: Connection | None = None
         self._delivering: set[int] = set()
         """The threads that finish calls just now; what these submit in turn goes out as one message afterwards."""
         self._trouble: tuple[str, str] | None = None
@@ -272,97 +187,41 @@ class Pipeline:
         connection = self._connection
         if connection is None or connection.stream is None or connection.is_ending or self._delivering:
             return False
-        waiting = len(self._retries) + len(self._writes)
-        return self._can_send_reads(connection) or (
-            waiting > 0 and not connection.is_full and self._has_room(connection, True, waiting)
-        )
-
-    def _can_send_reads(self, connection: _Connection) -> bool:
-        return bool(self._reads) and self._has_room(connection, False, len(self._reads))
-
-    def _has_room(self, connection: _Connection, is_write: bool, waiting: int) -> bool:
-        under_way = connection.counts[is_write]
-        if not under_way or under_way >= MAX_MESSAGES:
-            return not under_way
-        return waiting >= MIN_CALLS or time.monotonic() - connection.sent_at[is_write] > _LATE_S
+        return self._outbox.has_something_for(connection)
 
     def _send_what_waits(self) -> None:
+        outbox = self._outbox
         while self._can_send():
             connection = self._connection
             assert connection is not None
-            if self._can_send_reads(connection):
+            if outbox.reads and connection.has_room(False, len(outbox.reads)):
                 self._send_reads(connection)
-            elif connection.counts[True] and (not self._session or connection.probe is not None):
+            elif connection.counts[True] and (not outbox.session or connection.probe is not None):
                 connection.is_full = True
-            elif not self._session:
+            elif not outbox.session:
                 opening = encode_operations([Operation(Code.OPEN_SESSION)], 0, 0)
-                connection.send(_Message([], is_write=True), ClientRequest(batch=opening))
+                connection.send(Message([], is_write=True), ClientRequest(batch=opening))
             else:
                 self._send_writes(connection)
 
-    def _send_reads(self, connection: _Connection) -> None:
-        calls: list[Call] = []
-        size = 0
-        while self._reads and len(calls) < self._max_calls:
-            size += len(self._reads[0].key)
-            if calls and (self._reads[0].code == KEYS or size > self._max_bytes):
-                break
-            call = self._reads.popleft()
-            if call.state is State.WAITING:
-                call.state = State.FLYING
-                calls.append(call)
-                if call.code == KEYS:
-                    connection.send(_Message(calls, is_write=False), ClientRequest(keys=call.key))
-                    return
-        if calls:
-            connection.send(_Message(calls, is_write=False), ClientRequest(get=[call.key for call in calls]))
+    def _send_reads(self, connection: Connection) -> None:
+        calls = self._outbox.take_reads()
+        if calls and calls[0].code == KEYS:
+            connection.send(Message(calls, is_write=False), ClientRequest(keys=calls[0].key))
+        elif calls:
+            connection.send(Message(calls, is_write=False), ClientRequest(get=[call.key for call in calls]))
 
-    def _send_writes(self, connection: _Connection) -> None:
-        calls: list[Call] = []
-        size = 0
-        end = self._lowest_unanswered() + self._max_unanswered
-        while len(calls) < self._max_calls:
-            queue = self._retries or self._writes
-            if not queue:
-                break
-            call = queue[0]
-            if call.state is State.WAITING:
-                is_new = call.session != self._session
-                size += len(call.key) + len(call.value) + len(call.expected)
-                if is_new and self._next_sequence >= end:
-                    connection.is_full = True
-                    break
-                if calls and size > self._max_bytes:
-                    break
-                if not call.order:
-                    call.order = self._next_order
-                    self._next_order += 1
-                if is_new:
-                    call.session, call.sequence = self._session, self._next_sequence
-                    self._next_sequence += 1
-                call.state = State.FLYING
-                calls.append(call)
-            queue.popleft()
-        if calls:
-            message = _Message(calls, is_write=True, mark=self._lowest_unanswered(calls))
+    def _send_writes(self, connection: Connection) -> None:
+        message = self._outbox.take_writes(connection)
+        if message is not None:
             if message.reach > connection.proven:
                 connection.probe = message
-            connection.send(message, ClientRequest(batch=encode_operations(calls, self._session, message.mark)))
-
-    def _lowest_unanswered(self, sending: Iterable[Call] = ()) -> int:
-        """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
-        again."""
-        connection = self._connection
-        assert connection is not None
-        flying = (message.calls for message in connection.under_way.values() if message.is_write)
-        for call in chain(chain.from_iterable(flying), sending, self._retries):
-            if call.state is not State.OVER and call.session == self._session:
-                return call.sequence
-        return self._next_sequence
+            batch = encode_operations(message.calls, self._outbox.session, message.mark)
+            connection.send(message, ClientRequest(batch=batch))
 
     # ---- what comes back: gRPC's thread ------------------------------------------------------------------------------
 
-    def _received(self, connection: _Connection, data: bytes) -> None:
+    def _received(self, connection: Connection, data: bytes) -> None:
         try:
             reply = ClientReply.FromString(data)
         except DecodeError:
@@ -375,7 +234,7 @@ class Pipeline:
             finished = self._take_answer(connection, message, reply) if message is not None else []
         self._deliver(finished)
 
-    def _take_answer(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+    def _take_answer(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
         """With the lock. What the answer is to the calls, which are to be told without it."""
         self._router.heard(connection.leader)
         finished = self._settle(connection, message, reply)
@@ -398,11 +257,11 @@ class Pipeline:
             self._delivering.discard(threading.get_ident())
             self.flush()
 
-    def _settle(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+    def _settle(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
         """Take an answer apart."""
         if reply.code:
             return self._settle_refused(connection, message, reply)
-        if not _is_sound(message, reply):
+        if not message.is_answered_by(reply):
             return self._settle_nonsense(connection, message)
         if not message.calls:
             return self._settle_opened(reply.session)
@@ -412,13 +271,10 @@ class Pipeline:
 
     def _settle_opened(self, session: int) -> Finished:
         """A new session: whether what is in doubt was applied in the old one nobody can tell any more."""
-        self._session, self._next_sequence = session, 1
-        lost = [call for call in self._retries if call.doubt and call.state is not State.OVER]
-        for call in lost:
-            call.state = State.OVER
+        lost = self._outbox.begin_session(session)
         return [(call, call.error(*_REASONS[Status.SESSION_UNKNOWN])) for call in lost]
 
-    def _settle_writes(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+    def _settle_writes(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
         finished: Finished = []
         again: list[Call] = []
         is_expired = False
@@ -439,30 +295,30 @@ class Pipeline:
                 again.append(call)
                 continue
             elif status == Status.SESSION_UNKNOWN and not call.doubt:
-                is_expired = is_expired or call.session == self._session
+                is_expired = is_expired or call.session == self._outbox.session
                 again.append(call)
                 continue
             else:
-                is_expired = is_expired or (status == Status.SESSION_UNKNOWN and call.session == self._session)
+                is_expired = is_expired or (status == Status.SESSION_UNKNOWN and call.session == self._outbox.session)
                 call.doubt = call.doubt or status != Status.MALFORMED
                 finished.append((call, call.error(*_REASONS[Status(status)])))
             call.state = State.OVER
         if is_too_far:
             first = message.calls[reply.statuses.index(Status.TOO_MANY_UNANSWERED)]
-            self._max_unanswered = max(1, first.sequence - message.mark)
+            self._outbox.max_unanswered = max(1, first.sequence - message.mark)
         else:
             connection.proven = max(connection.proven, message.reach)
         if is_expired:
-            self._session = 0
+            self._outbox.session = 0
             self._failed(*_REASONS[Status.SESSION_UNKNOWN])
         else:
             self._succeeded()
         if again:
             connection.is_ending = True  # what was sent after these must not be carried out before them
-            self._send_again(again)
+            self._outbox.send_again(again)
         return finished
 
-    def _settle_reads(self, connection: _Connection, calls: list[Call], reply: ClientReply) -> Finished:
+    def _settle_reads(self, connection: Connection, calls: list[Call], reply: ClientReply) -> Finished:
         self._succeeded()
         finished: Finished = []
         values = iter(reply.values)
@@ -479,13 +335,13 @@ class Pipeline:
             if call.state is State.OVER:
                 continue
             if found == ASK_AGAIN:
-                self._send_again([call])
+                self._outbox.send_again([call])
             else:
                 call.state = State.OVER
                 finished.append((call, answer))
         return finished
 
-    def _settle_refused(self, connection: _Connection, message: _Message, reply: ClientReply) -> Finished:
+    def _settle_refused(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
         """The message has come to nothing, or to nobody knows what."""
         live = [call for call in message.calls if call.state is not State.OVER]
         trouble = (_CODE_NAMES.get(reply.code, "UNKNOWN"), f"{connection.leader.address}: {reply.details}")
@@ -495,7 +351,7 @@ class Pipeline:
                 call.state = State.OVER
             return [(call, call.error(*trouble)) for call in live]
         if reply.code == _INVALID and message.calls:
-            self._max_calls = len(message.calls) // 2
+            self._outbox.max_calls = len(message.calls) // 2
         elif not connection.is_ending:  # what follows the first failure says nothing new
             self._failed(*trouble)
             if reply.code != _EXHAUSTED:
@@ -504,10 +360,10 @@ class Pipeline:
             for call in live:
                 call.doubt = True
         connection.is_ending = True
-        self._send_again(live)
+        self._outbox.send_again(live)
         return []
 
-    def _settle_nonsense(self, connection: _Connection, message: _Message) -> Finished:
+    def _settle_nonsense(self, connection: Connection, message: Message) -> Finished:
         """The answer does not fit the request."""
         text = f"{connection.leader.address}: the answer can't be understood: is the server of another version?"
         self._failed("INTERNAL", text)
@@ -526,14 +382,7 @@ class Pipeline:
     def _succeeded(self) -> None:
         self._trouble = self._backoff = None
 
-    def _send_again(self, calls: list[Call]) -> None:
-        for call in calls:
-            call.state = State.WAITING
-        writes = [call for call in calls if call.is_write]
-        self._retries = deque(sorted([*self._retries, *writes], key=lambda call: call.order))
-        self._reads.extendleft(call for call in reversed(calls) if not call.is_write)
-
-    def _ended(self, connection: _Connection, code: grpc.StatusCode, details: str) -> None:
+    def _ended(self, connection: Connection, code: grpc.StatusCode, details: str) -> None:
         finished: Finished = []
         with self._lock:
             if connection is not self._connection:
@@ -549,11 +398,11 @@ class Pipeline:
             self._leave(connection, is_refused)
         self._deliver(finished)
 
-    def _drop_largest(self, connection: _Connection, text: str) -> Finished:
+    def _drop_largest(self, connection: Connection, text: str) -> Finished:
         """gRPC itself has refused a message for its size, and ended the stream."""
         id, message = max(connection.under_way.items(), key=lambda item: item[1].size)
         if len(message.calls) > 1:
-            self._max_bytes = message.size // 2
+            self._outbox.max_bytes = message.size // 2
             return []
         del connection.under_way[id]
         live = [call for call in message.calls if call.state is not State.OVER]
@@ -561,14 +410,14 @@ class Pipeline:
             call.state = State.OVER
         return [(call, call.error("INVALID_ARGUMENT", text)) for call in live]
 
-    def _leave(self, connection: _Connection, is_refused: bool = False) -> None:
+    def _leave(self, connection: Connection, is_refused: bool = False) -> None:
         """Have done with a stream; what has not been answered is to be sent again. With the lock."""
         self._connection = None
         for message in connection.under_way.values():
             live = [call for call in message.calls if call.state is not State.OVER]
             for call in live:
                 call.doubt = call.doubt or not is_refused
-            self._send_again(live)
+            self._outbox.send_again(live)
         if connection.stream is not None:
             connection.stream.cancel()
 
@@ -606,7 +455,7 @@ class Pipeline:
 
     def _has_calls(self) -> bool:
         connection = self._connection
-        return bool(self._writes or self._retries or self._reads or (connection is not None and connection.under_way))
+        return not self._outbox.is_empty() or (connection is not None and bool(connection.under_way))
 
     def _connect(self) -> None:
         with self._lock:
@@ -621,7 +470,7 @@ class Pipeline:
             self._trouble = None  # the router's words are fresher
             self._expire(deadline)
             return
-        connection = _Connection(leader)
+        connection = Connection(leader)
         self._connection = connection
         try:
             stream = Stream(
@@ -639,7 +488,7 @@ class Pipeline:
         if not is_current:
             stream.cancel()
 
-    def _look_after(self, connection: _Connection) -> None:
+    def _look_after(self, connection: Connection) -> None:
         """If an answer takes long: somebody else may lead by now."""
         with self._lock:
             oldest = next(iter(connection.under_way.values()), None)
@@ -689,50 +538,23 @@ class Pipeline:
         return call.error(code, f"{text} (gave up after {self._timeout:g} s)")
 
     def _oldest_calls(self) -> Iterable[Call]:
-        """The first of each queue and message that is not over: those behind it were submitted later."""
-        for queue in (self._retries, self._writes, self._reads):
-            while queue and queue[0].state is State.OVER:
-                queue.popleft()
-            if queue:
-                yield queue[0]
-        for message in self._connection.under_way.values() if self._connection is not None else ():
-            yield from islice((call for call in message.calls if call.state is not State.OVER), 1)
+        """Those that were submitted before all others of their queue or message, and are not over."""
+        return chain(self._outbox.oldest_calls(), self._connection.oldest_calls() if self._connection else ())
 
-    def _all_calls(self, connection: _Connection | None) -> Iterable[Call]:
-        under_way = connection.under_way.values() if connection is not None else ()
-        flying = chain.from_iterable(message.calls for message in under_way)
-        # Copies: any thread may append meanwhile.
-        return chain(list(flying), self._retries.copy(), self._writes.copy(), self._reads.copy())
+    def _all_calls(self, connection: Connection | None) -> Iterable[Call]:
+        return chain(connection.calls() if connection is not None else (), self._outbox.calls())
 
     def _say_goodbye(self) -> threading.Event | None:
         """Close the session, if nothing is under way. What is returned is set when that has been answered."""
         with self._lock:
             connection = self._connection
-            if not self._session or connection is None or connection.stream is None or self._has_calls():
+            if not self._outbox.session or connection is None or connection.stream is None or self._has_calls():
                 return None
-            goodbye = _Goodbye(self._session, self._next_sequence)
+            goodbye = _Goodbye(self._outbox.session, self._outbox.next_sequence)
             goodbye.state = State.FLYING
-            batch = encode_operations([goodbye], self._session, goodbye.sequence)
-            connection.send(_Message([goodbye], is_write=True), ClientRequest(batch=batch))
+            batch = encode_operations([goodbye], self._outbox.session, goodbye.sequence)
+            connection.send(Message([goodbye], is_write=True), ClientRequest(batch=batch))
             return goodbye.done
-
-
-def _is_sound(message: _Message, reply: ClientReply) -> bool:
-    """Whether a successful answer fits the message."""
-    if not message.calls:
-        return bool(reply.session)
-    if message.is_write:
-        is_right = len(reply.statuses) == len(message.calls) and _STATUSES.issuperset(reply.statuses)
-        return is_right and reply.statuses.count(REFUSED) == len(reply.refused)
-    if message.calls[0].code == KEYS:
-        return True
-    found = reply.found
-    is_right = len(found) == len(message.calls) and _FOUND.issuperset(found)
-    return is_right and (found.count(FOUND), found.count(REFUSED)) == (len(reply.values), len(reply.refused))
-
-
-_STATUSES: Final = frozenset([*Status, REFUSED])
-_FOUND: Final = frozenset([MISSING, FOUND, ASK_AGAIN, REFUSED])
 
 
 class _Goodbye(Call):

@@ -105,7 +105,7 @@ def test_doubtful_calls_that_still_wait_when_their_session_is_found_expired_neve
     futures: list[Future[None]] = []
 
     def make_the_next_message_small() -> None:
-        client._pipeline._max_calls = 2
+        client._pipeline._outbox.max_calls = 2
 
     cluster.next_calls(
         wait_for(release),
@@ -141,7 +141,7 @@ def test_a_narrow_window_is_learnt_at_the_first_refusal() -> None:
         futures = [client.set_async(f"{i:04}", "") for i in range(200)]
         wait(futures, LONG)
         assert all(future.exception() is None for future in futures)
-        assert client._pipeline._max_unanswered == SETTINGS.max_unanswered
+        assert client._pipeline._outbox.max_unanswered == SETTINGS.max_unanswered
         assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(200)]
 
 

@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _KV, _REPLICA, _PIPELINE, _SERVICE = "raft/core.py", "kv.py", "replica.py", "pipeline.py", "service.py"
 _ELECTIONS = "raft/elections.py"
-_STREAM = "client_stream.py"
+_OUTBOX, _STREAM = "outbox.py", "client_stream.py"
 _SESSION = "StateMachine._apply_in_session"
 _EXACTLY_ONCE = ("tests/client/test_exactly_once.py", "tests/client/test_pipeline.py")
 
@@ -121,13 +121,13 @@ CLIENTS = [
     Mutant(
         "each attempt has a number of its own",
         (47,),
-        (Patch(_PIPELINE, "Pipeline._send_writes", "is_new = call.session != self._session", "is_new = True"),),
+        (Patch(_OUTBOX, "Outbox.take_writes", "is_new = call.session != self.session", "is_new = True"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
         "the mark passes numbers that are still in use",
         (47, 55),
-        (Patch(_PIPELINE, "Pipeline._lowest_unanswered", "return call.sequence", "return self._next_sequence"),),
+        (Patch(_OUTBOX, "Outbox._lowest_unanswered", "return call.sequence", "return self.next_sequence"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
@@ -135,10 +135,10 @@ CLIENTS = [
         (55,),
         (
             Patch(
-                _PIPELINE,
-                "Pipeline._lowest_unanswered",
-                "call.state is not State.OVER and call.session == self._session",
-                "call.session == self._session",
+                _OUTBOX,
+                "Outbox._lowest_unanswered",
+                "call.state is not State.OVER and call.session == self.session",
+                "call.session == self.session",
             ),
         ),
         _EXACTLY_ONCE,
@@ -233,10 +233,10 @@ CLIENTS = [
                 "elif status == Status.SESSION_UNKNOWN:",
             ),
             Patch(  # which else makes up for it
-                _PIPELINE,
-                "Pipeline._settle_opened",
-                "call for call in self._retries if call.doubt and call.state is not State.OVER",
-                "call for call in self._retries if False",
+                _OUTBOX,
+                "Outbox.begin_session",
+                "call for call in self.retries if call.doubt and call.state is not State.OVER",
+                "call for call in self.retries if False",
             ),
         ),
         _EXACTLY_ONCE,
@@ -300,10 +300,10 @@ CLIENTS = [
             Patch(
                 _PIPELINE,
                 "Pipeline._settle_refused",
-                "self._send_again(live)",
+                "self._outbox.send_again(live)",
                 "for call in live:\n"
                 "    call.doubt = reply.code not in (_INVALID, _EXHAUSTED, _ELSEWHERE)\n"
-                "self._send_again(live)",
+                "self._outbox.send_again(live)",
             ),
         ),
         _EXACTLY_ONCE,
@@ -385,10 +385,10 @@ CLIENTS = [
         (56,),
         (
             Patch(
-                _PIPELINE,
-                "Pipeline._settle_opened",
-                "call for call in self._retries if call.doubt and call.state is not State.OVER",
-                "call for call in self._retries if False",
+                _OUTBOX,
+                "Outbox.begin_session",
+                "call for call in self.retries if call.doubt and call.state is not State.OVER",
+                "call for call in self.retries if False",
             ),
         ),
         ("tests/client/test_pipeline.py",),
@@ -398,10 +398,10 @@ CLIENTS = [
         (55,),
         (
             Patch(
-                _PIPELINE,
-                "Pipeline._send_writes",
-                "queue = self._retries or self._writes",
-                "queue = self._writes or self._retries",
+                _OUTBOX,
+                "Outbox.take_writes",
+                "queue = self.retries or self.writes",
+                "queue = self.writes or self.retries",
             ),
         ),
         ("tests/client/test_pipeline.py",),
@@ -411,8 +411,8 @@ CLIENTS = [
         (55,),
         (
             Patch(
-                _PIPELINE,
-                "Pipeline._send_again",
+                _OUTBOX,
+                "Outbox.send_again",
                 "key=lambda call: call.order",
                 "key=lambda call: (call.session, call.sequence)",
             ),
@@ -495,7 +495,11 @@ CLIENTS = [
     Mutant(
         "what has been answered is asked for again, along with what has not",
         (48,),
-        (Patch(_PIPELINE, "Pipeline._settle_reads", "self._send_again([call])", "self._send_again(calls)"),),
+        (
+            Patch(
+                _PIPELINE, "Pipeline._settle_reads", "self._outbox.send_again([call])", "self._outbox.send_again(calls)"
+            ),
+        ),
         ("tests/client/test_pipeline.py",),
     ),
     Mutant(

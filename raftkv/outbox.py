@@ -1,0 +1,140 @@
+"""What a client still has to send, in order, and the session that numbers its writes: theory of operation.
+
+Two queues, writes and reads, and a third, of writes that come back from a stream without an answer: these have their
+numbers already, and go first. The outbox says which calls the next message takes along, gives each write its number
+when it is sent for the first time, and knows the mark: the lowest number that may still be sent (dissertation, 6.3).
+A write keeps its number through all attempts in its session; in a new session it gets a new one.
+
+It has no thread and no lock of its own. It belongs to the pipeline (pipeline.py), under its lock, but for the ends of
+`writes` and `reads`: there any thread may append.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
+
+from raftkv.calls import KEYS, Call, State
+from raftkv.connection import Connection, Message
+
+MAX_CALLS: Final = 500
+"""In one message."""
+MAX_BYTES: Final = 1 << 20
+"""Of keys and values in one message; a single write may have more."""
+MAX_UNANSWERED: Final = 1000
+"""Writes between the lowest number in use and the highest: what the servers keep answers for (MAX_UNANSWERED)."""
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.writes: deque[Call] = deque()
+        self.retries: deque[Call] = deque()
+        """Writes that have a number already, in the order of numbers; they go first."""
+        self.reads: deque[Call] = deque()
+        self.session = 0
+        """0: none is open."""
+        self.next_sequence = 1
+        self._next_order = 1
+        self.max_calls, self.max_bytes, self.max_unanswered = MAX_CALLS, MAX_BYTES, MAX_UNANSWERED
+        """Of this cluster, as far as it has said so."""
+
+    def begin_session(self, session: int) -> list[Call]:
+        """A new session. The writes that are over with the old one: whether they were applied in it nobody can tell."""
+        self.session, self.next_sequence = session, 1
+        lost = [call for call in self.retries if call.doubt and call.state is not State.OVER]
+        for call in lost:
+            call.state = State.OVER
+        return lost
+
+    # ---- what goes out -----------------------------------------------------------------------------------------------
+
+    def has_something_for(self, connection: Connection) -> bool:
+        """Whether a message may go out now. Without the lock too, so it looks at nothing that must not change
+        meanwhile."""
+        reads, writes = len(self.reads), len(self.retries) + len(self.writes)
+        return (reads > 0 and connection.has_room(False, reads)) or (
+            writes > 0 and not connection.is_full and connection.has_room(True, writes)
+        )
+
+    def take_reads(self) -> list[Call]:
+        """Those of the next message; empty if nobody wants an answer any more. A search among the keys goes alone."""
+        calls: list[Call] = []
+        size = 0
+        while self.reads and len(calls) < self.max_calls:
+            size += len(self.reads[0].key)
+            if calls and (self.reads[0].code == KEYS or size > self.max_bytes):
+                break
+            call = self.reads.popleft()
+            if call.state is State.WAITING:
+                call.state = State.FLYING
+                calls.append(call)
+                if call.code == KEYS:
+                    break
+        return calls
+
+    def take_writes(self, connection: Connection) -> Message | None:
+        """The next message, with a number for each write; None if there is nothing to send. If it is for want of
+        numbers that it takes no more, the connection is full."""
+        calls: list[Call] = []
+        size = 0
+        end = self._lowest_unanswered(connection) + self.max_unanswered
+        while len(calls) < self.max_calls:
+            queue = self.retries or self.writes
+            if not queue:
+                break
+            call = queue[0]
+            if call.state is State.WAITING:
+                is_new = call.session != self.session
+                size += len(call.key) + len(call.value) + len(call.expected)
+                if is_new and self.next_sequence >= end:
+                    connection.is_full = True
+                    break
+                if calls and size > self.max_bytes:
+                    break
+                if not call.order:
+                    call.order = self._next_order
+                    self._next_order += 1
+                if is_new:
+                    call.session, call.sequence = self.session, self.next_sequence
+                    self.next_sequence += 1
+                call.state = State.FLYING
+                calls.append(call)
+            queue.popleft()
+        return Message(calls, is_write=True, mark=self._lowest_unanswered(connection, calls)) if calls else None
+
+    def _lowest_unanswered(self, connection: Connection, sending: Iterable[Call] = ()) -> int:
+        """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
+        again."""
+        for call in chain(connection.writes_under_way(), sending, self.retries):
+            if call.state is not State.OVER and call.session == self.session:
+                return call.sequence
+        return self.next_sequence
+
+    # ---- what comes back ---------------------------------------------------------------------------------------------
+
+    def send_again(self, calls: list[Call]) -> None:
+        """These have been under way, and are before everything that has not."""
+        for call in calls:
+            call.state = State.WAITING
+        writes = [call for call in calls if call.is_write]
+        self.retries = deque(sorted([*self.retries, *writes], key=lambda call: call.order))
+        self.reads.extendleft(call for call in reversed(calls) if not call.is_write)
+
+    # ---- what is there -----------------------------------------------------------------------------------------------
+
+    def is_empty(self) -> bool:
+        return not (self.writes or self.retries or self.reads)
+
+    def calls(self) -> Iterable[Call]:
+        # Copies: any thread may append meanwhile.
+        return chain(self.retries.copy(), self.writes.copy(), self.reads.copy())
+
+    def oldest_calls(self) -> Iterable[Call]:
+        """The first of each queue that is not over: those behind it were submitted later."""
+        for queue in (self.retries, self.writes, self.reads):
+            while queue and queue[0].state is State.OVER:
+                queue.popleft()
+            if queue:
+                yield queue[0]
