@@ -13,5 +13,7 @@
 case "${1:-}" in -h | --help) show_help && exit ;; esac
 ensure_environment test
 cd -- "$root"
+# Tests start more than a thousand Pythons: each would compile the whole package.
+unset PYTHONDONTWRITEBYTECODE
 [ $# -gt 0 ] || set -- -n 2 --dist loadfile --no-loadscope-reorder
 exec .venv/bin/python -m pytest "$@"

@@ -107,13 +107,16 @@ def sandbox(mutant: Mutant | None = None) -> Iterator[Path]:
             path = directory / "raftkv" / module
             path.unlink()
             path.write_text(source)
+            # What Python has compiled would be taken for that of a patched file of the same age and length.
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+                compiled.unlink()
         yield directory
 
 
 def _copy(source: Path, target: Path) -> None:
-    # Without what Python has compiled: it would be taken for that of a patched file of the same age and length.
+    # With what Python has compiled, so that a test need not compile everything again.
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target)
     else:
         shutil.copy2(source, target)
 

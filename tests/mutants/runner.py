@@ -154,12 +154,7 @@ def _run(
 ) -> tuple[int | None, str]:
     """Run Python in the sandbox until it ends, or soon after its output shows the outcome: threads that a bug has left
     waiting may keep it from ending. Exit status and output; the status is None if it had to be stopped."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(directory),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
     log = directory / "output"
     with log.open("wb") as out:
         process = subprocess.Popen(

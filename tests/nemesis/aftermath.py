@@ -131,7 +131,7 @@ class Aftermath:
 
     def _compare_states(self) -> None:
         nodes = self._cluster.nodes
-        statuses = [node.stop().status for node in nodes if node.is_running]
+        statuses = [finished.status for finished in self._cluster.stop()]
         self._find("every node stops when it is asked to, with status 0", set(statuses) <= {0}, str(statuses))
         try:
             self._compare_directories(nodes)

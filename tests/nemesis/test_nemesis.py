@@ -77,7 +77,11 @@ def test_a_write_that_took_effect_twice_is_noticed() -> None:
 
 def aftermath_of(*nodes: SimpleNamespace) -> Aftermath:
     """Before any check, of a cluster with these nodes."""
-    cluster: Any = SimpleNamespace(nodes=nodes, addresses=[f"127.0.0.1:{node.id}" for node in nodes])
+    cluster: Any = SimpleNamespace(
+        nodes=nodes,
+        addresses=[f"127.0.0.1:{node.id}" for node in nodes],
+        stop=lambda: [node.stop() for node in nodes if node.is_running],
+    )
     return Aftermath(cluster, Recorder(), lambda line: None)
 
 

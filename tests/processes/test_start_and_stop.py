@@ -27,7 +27,7 @@ def test_a_cluster_of_any_size_serves_and_all_its_members_come_to_the_same_state
         assert client.keys() == [b"a"]
     cluster.wait_caught_up()
     assert {(node.status() or pytest.fail(f"{node} is silent")).revision for node in cluster.nodes} == {2}
-    assert {node.stop().status for node in cluster.nodes} == {0}
+    assert {finished.status for finished in cluster.stop()} == {0}
 
 
 def test_stdout_is_the_ready_line_and_nothing_else(make_cluster: MakeCluster) -> None:

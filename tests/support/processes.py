@@ -400,6 +400,13 @@ class Cluster:
         for node in chosen:
             node.wait_ready()
 
+    def stop(self, nodes: Iterable[Node] = ()) -> list[Finished]:
+        """SIGTERM for these nodes, by default all that run, at once, and wait for the end of each."""
+        chosen = list(nodes) or [node for node in self.nodes if node.is_running]
+        for node in chosen:
+            node.terminate()
+        return [node.wait() for node in chosen]
+
     def kill(self, nodes: Iterable[Node] = ()) -> None:
         """kill -9 for these nodes, by default all, at once."""
         chosen = [node for node in list(nodes) or self.nodes if node.is_running]
