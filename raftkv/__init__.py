@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # before takes half the time and half the CPU for a round trip (docs/performance.md). Whoever has set the variable knows
 # better; and who imports gRPC first is served more slowly, and as well.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+# gRPC's core writes lines of its own to stderr, even of connections that have only ended ("Got goaway"): what matters
+# of them is said by errors and in the log. Whoever has set it wants to see them.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 __version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Error", "NodeStatus", "NotApplied", "OutcomeUnknown", "__version__"]

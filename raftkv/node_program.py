@@ -22,9 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-# gRPC's core writes lines of its own to stderr; what matters of them is said by this package.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
 from raftkv import __version__
 from raftkv.config import ConfigError, load_config, parse_members
 from raftkv.disk import OS_DISK

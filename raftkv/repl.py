@@ -515,7 +515,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Gives back the exit status: 0, or 1 if a command failed; wrong usage exits with 2."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to say, the replies say better
     parser = _parser()
     arguments = parser.parse_args(argv)
     if sys.stdout is None:  # closed by the caller: nobody wants the replies, but the commands are to be carried out
