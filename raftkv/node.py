@@ -40,10 +40,7 @@ from raftkv.kv import StateMachine
 from raftkv.log_storage import LogStorage, SnapshotReader
 from raftkv.operations import Operation
 from raftkv.peers import Peers
-from raftkv.raft.messages import (
-    InstallSnapshot,
-    Message,
-)
+from raftkv.raft.messages import InstallSnapshot, Message
 from raftkv.raft.types import Configuration, SnapshotMeta
 from raftkv.replica import (
     ConfigurationChange,
