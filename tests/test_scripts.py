@@ -478,16 +478,10 @@ def first_run_without_dependencies(clone: Path) -> Finished:
     return run([str(clone / "scripts/start_cluster.sh")], clone.parent, 120, env=env)
 
 
-def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
-    done = first_run_without_dependencies(copy_project(tmp_path / "a clone"))
-    assert done.status == 1
-    assert done.stderr.splitlines()[-1].startswith("environment: pip cannot install the dependencies: ")
-    assert "Traceback" not in done.stderr
-
-
-def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path: Path) -> None:
-    """As after Ctrl-C: there is a pip, but not all of it."""
-    clone = copy_project(tmp_path / "a clone")
+@pytest.fixture(scope="module")
+def left_half_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone whose first run was killed while it made the environment: there is a pip, but not all of it."""
+    clone = copy_project(tmp_path_factory.mktemp("half made") / "a clone")
     start = subprocess.Popen(
         [str(clone / "scripts/start_cluster.sh")],
         env={**os.environ, "PYTHON": sys.executable},
@@ -499,12 +493,29 @@ def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path: Path) -> 
     os.killpg(start.pid, signal.SIGKILL)
     start.wait()
     assert (clone / ".venv/bin/python").exists()
+    return clone
 
-    done = first_run_without_dependencies(clone)
-    assert "making .venv" in done.stderr
-    assert "ModuleNotFoundError" not in done.stderr
 
-    assert "making .venv" not in first_run_without_dependencies(clone).stderr
+@pytest.fixture(scope="module")
+def run_without_dependencies(left_half_made: Path) -> Finished:
+    """What the next run in that clone says, which gets no dependencies."""
+    return first_run_without_dependencies(left_half_made)
+
+
+def test_dependencies_that_cannot_be_had_are_one_line(run_without_dependencies: Finished) -> None:
+    done = run_without_dependencies
+    assert done.status == 1
+    assert done.stderr.splitlines()[-1].startswith("environment: pip cannot install the dependencies: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_environment_that_was_left_half_made_is_made_anew(
+    left_half_made: Path, run_without_dependencies: Finished
+) -> None:
+    """As after Ctrl-C."""
+    assert "making .venv" in run_without_dependencies.stderr
+    assert "ModuleNotFoundError" not in run_without_dependencies.stderr
+    assert "making .venv" not in first_run_without_dependencies(left_half_made).stderr
 
 
 @pytest.mark.parametrize("name", ["raft_node.py", "storage.py", "client.py"])

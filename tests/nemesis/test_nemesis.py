@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,32 +25,71 @@ from tests.nemesis.report import Deed, Plot, too_seldom
 from tests.nemesis.workload import acknowledged_ledger
 from tests.support.processes import ROOT
 
-
-def run_nemesis(directory: Path, *words: str) -> str:
-    """What a run said, if it found that all is well; AssertionError otherwise."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "nemesis.py"), "--out", str(directory / "out"), *words],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, f"replay with the words of the first line\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+FAULTS = ["kill the leader", "pause the leader", "kill all", "part the leader", "reset"]
+RUNS = {
+    "test_a_history_is_linearizable_while_the_leader_is_killed_and_paused_and_all_are_killed": [
+        *("--network", "proxy", "--minutes", "0.25", "--only", *FAULTS),
+    ],
+    "test_a_short_run_with_all_faults_in_namespaces_ends_well": ["--nodes", "3", "--minutes", "0.25"],
+}
+"""By the name of the test: what its run is started with."""
+needs_namespaces = pytest.mark.skipif(bool(sandbox.why_not()), reason=f"no namespaces: {sandbox.why_not()}")
 
 
-def test_a_history_is_linearizable_while_the_leader_is_killed_and_paused_and_all_are_killed(tmp_path: Path) -> None:
+class NemesisRun:
+    """A run in a process of its own."""
+
+    def __init__(self, directory: Path, words: Sequence[str]) -> None:
+        self.kept = directory / "out"
+        self._said = directory / "said"
+        command = [sys.executable, str(ROOT / "scripts" / "nemesis.py"), "--out", str(self.kept), *words]
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+
+    def said(self) -> str:
+        """What it said, once it has found that all is well; AssertionError otherwise."""
+        status = self._process.wait(110)
+        said = self._said.read_text(errors="replace")
+        assert status == 0, f"replay with the words of the first line\n{said}"
+        return said
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, NemesisRun]]:
+    """Those that the selected tests need, begun at the same time: they mostly wait, for nodes and ends of faults."""
+    needed = [item for item in request.session.items if item.name in RUNS]
+    if sandbox.why_not():
+        needed = [item for item in needed if needs_namespaces.mark not in item.iter_markers("skipif")]
+    begun: dict[str, NemesisRun] = {}
+    try:
+        for item in needed:
+            begun[item.name] = NemesisRun(tmp_path_factory.mktemp("nemesis"), RUNS[item.name])
+        yield begun
+    finally:
+        for run in begun.values():
+            run.end()
+
+
+@pytest.fixture
+def run_of_its_own(runs: dict[str, NemesisRun], request: pytest.FixtureRequest) -> NemesisRun:
+    return runs[request.node.name]
+
+
+def test_a_history_is_linearizable_while_the_leader_is_killed_and_paused_and_all_are_killed(
+    run_of_its_own: NemesisRun,
+) -> None:
     """Five nodes in their default configuration, clients of all kinds, a reader bound to each node."""
-    faults = ["kill the leader", "pause the leader", "kill all", "part the leader", "reset"]
-    said = run_nemesis(tmp_path, "--network", "proxy", "--minutes", "0.25", "--only", *faults)
-    assert "ALL IS WELL" in said
-    assert (tmp_path / "out" / "plot.svg").read_text().startswith("<svg")
+    assert "ALL IS WELL" in run_of_its_own.said()
+    assert (run_of_its_own.kept / "plot.svg").read_text().startswith("<svg")
 
 
-@pytest.mark.skipif(bool(sandbox.why_not()), reason=f"no namespaces: {sandbox.why_not()}")
-def test_a_short_run_with_all_faults_in_namespaces_ends_well(tmp_path: Path) -> None:
-    said = run_nemesis(tmp_path, "--nodes", "3", "--minutes", "0.25")
-    assert "ALL IS WELL" in said
+@needs_namespaces
+def test_a_short_run_with_all_faults_in_namespaces_ends_well(run_of_its_own: NemesisRun) -> None:
+    assert "ALL IS WELL" in run_of_its_own.said()
 
 
 def test_an_acknowledged_write_that_is_missing_in_the_end_is_noticed() -> None:

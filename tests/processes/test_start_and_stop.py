@@ -58,7 +58,7 @@ def test_a_node_asked_to_stop_ends_with_status_0_and_can_be_started_again(
 
 def test_a_leader_asked_to_stop_answers_the_calls_that_it_holds(make_cluster: MakeCluster) -> None:
     """A write that no follower can acknowledge: the honest answer is UNAVAILABLE, which means unknown."""
-    cluster: Cluster = make_cluster(size=3, settings={"ELECTION_TIMEOUT": 2})
+    cluster: Cluster = make_cluster(size=3, settings={"ELECTION_TIMEOUT": 1})
     cluster.start()
     leader = cluster.leader()
     for follower in cluster.followers():

@@ -26,6 +26,10 @@ PLANS = [
 """Nothing else happens in these."""
 
 
+LATE: dict[Play, int] = {left_behind._the_leader_crashes: 26, left_behind._it_piles_up: 65}
+"""The first seed that gets to what these are about, so that it can be tried first."""
+
+
 def run(plan: Plan) -> tuple[Simulation, str]:
     """A run, and its story."""
     lines: list[str] = []
@@ -50,7 +54,8 @@ def run(plan: Plan) -> tuple[Simulation, str]:
 )
 def test_a_play_gets_to_what_it_is_about(monkeypatch: pytest.MonkeyPatch, play: Play, what_comes_of_it: str) -> None:
     monkeypatch.setattr(left_behind, "_PLAYS", [play])
-    assert any(what_comes_of_it in run(plan)[1] for plan in PLANS)  # as many as it takes
+    plans = sorted(PLANS, key=lambda plan: plan.seed != LATE.get(play))
+    assert any(what_comes_of_it in run(plan)[1] for plan in plans)  # as many as it takes
 
 
 def run_many() -> None:

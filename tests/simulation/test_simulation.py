@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,13 @@ from tests.support.memory_disk import SECTOR_BYTES
 ROOT = Path(__file__).resolve().parents[2]
 
 
+simulated = cache(simulate)
+"""A seed is the same run each time."""
+
+
 @pytest.mark.parametrize("seed", range(1, 41))
 def test_nothing_is_violated(seed: int) -> None:
-    report = simulate(seed)
+    report = simulated(seed)
     assert not report.violation, f"{report.violation}\nreplay with: {replay_command(seed)}"
 
 
@@ -121,7 +125,7 @@ def test_a_client_that_is_never_answered_is_a_violation(monkeypatch: pytest.Monk
 
 def test_in_a_few_seeds_already_storms_do_what_they_are_there_for() -> None:
     """That each kind has happened only a thousand seeds can tell; this one notices if there are none at all."""
-    counts = summarize(simulate(seed) for seed in range(1, 13)).counts
+    counts = summarize(simulated(seed) for seed in range(1, 13)).counts
     for table, least in (("faults", 12), ("crashes at", 4), ("crashes", 3), ("storage", 2), ("reads", 3)):
         kinds = {row for name, row in counts if name == table}
         assert len(kinds & set(EXPECTED[table])) >= least, table
