@@ -21,6 +21,8 @@ GET: Final = -1
 KEYS: Final = -2
 """The codes of the two kinds of reads, which never become operations of the log."""
 
+SET: Final = Code.SET
+
 
 class State(Enum):
     WAITING = "waiting"
@@ -29,6 +31,12 @@ class State(Enum):
     """It has been sent, and is not answered yet."""
     OVER = "over"
     """Finished, or given up by its caller: it will not be sent, nor its sequence number be kept, any more."""
+
+
+# An Enum's members are slow to reach, and each call changes its state three times.
+WAITING: Final = State.WAITING
+FLYING: Final = State.FLYING
+OVER: Final = State.OVER
 
 
 class Call:
@@ -43,7 +51,7 @@ class Call:
         self.value = value
         self.expected = expected
         self.deadline = deadline
-        self.state = State.WAITING
+        self.state: State = WAITING
         self.doubt = False
         """It has been sent, and may have been carried out though nobody said so."""
         self.order = 0
@@ -73,7 +81,7 @@ class Call:
 
     def result_of(self, answer: Any) -> Any:
         """What the caller gets."""
-        return None if self.code == Code.SET else answer
+        return None if self.code == SET else answer
 
 
 class BlockingCall(Call):
@@ -121,20 +129,30 @@ class LeanFuture(Future[Any]):
     then on. `concurrent.futures.wait` looks at the state twice, and returns too early if that changes in between.
     """
 
+    __slots__ = ()
+
     def __init__(self) -> None:
-        # What Future itself has, less _condition and _waiters (a test compares).
+        # What Future itself has, less what the two properties make.
         self._state = PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
         self._done_callbacks: list[Callable[[Any], object]] = []
+        self._own_condition: threading.Condition | None = None
+        self._own_waiters: list[Any] | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_waiters":
-            return self.__dict__.setdefault("_waiters", [])
-        if name == "_condition":
-            with _MAKING:
-                return self.__dict__.setdefault("_condition", threading.Condition())
-        raise AttributeError(name)
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # a field there
+        with _MAKING:
+            if self._own_condition is None:
+                self._own_condition = threading.Condition()
+            return self._own_condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]  # a field there
+        """With the condition, as everybody has it who looks at them."""
+        if self._own_waiters is None:
+            self._own_waiters = []
+        return self._own_waiters
 
     def done(self) -> bool:
         return self._state not in (PENDING, RUNNING)
@@ -153,16 +171,17 @@ class LeanFuture(Future[Any]):
         """`set_result` or `set_exception`. Once."""
         self._result, self._exception = result, exception
         with _MAKING:
-            somebody_waits = "_condition" in self.__dict__
-            if not somebody_waits:
+            condition = self._own_condition
+            if condition is None:
                 self._state = FINISHED
-        if somebody_waits:
-            with self._condition:
+        if condition is not None:
+            with condition:
                 self._state = FINISHED
                 for waiter in self._waiters:
                     (waiter.add_result if exception is None else waiter.add_exception)(self)
-                self._condition.notify_all()
-        self._invoke_callbacks()
+                condition.notify_all()
+        if self._done_callbacks:
+            self._invoke_callbacks()
 
     def _invoke_callbacks(self) -> None:
         while self._done_callbacks:
@@ -178,6 +197,16 @@ class LeanFuture(Future[Any]):
 
 class FutureCall(Call, LeanFuture):
     """Is its own future. It can be cancelled as long as it has not been sent: then it is never carried out."""
+
+    __slots__ = (  # Future has none, but what is here is not looked for in a dict
+        "_done_callbacks",
+        "_exception",
+        "_give_up",
+        "_own_condition",
+        "_own_waiters",
+        "_result",
+        "_state",
+    )
 
     def __init__(
         self,

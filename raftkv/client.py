@@ -17,7 +17,7 @@ from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from raftkv.calls import GET, KEYS, BlockingCall, FutureCall
+from raftkv.calls import GET, KEYS, SET, BlockingCall, FutureCall
 from raftkv.cluster_calls import ClusterCalls
 from raftkv.config import ConfigError, parse_members
 from raftkv.errors import Error, NotApplied, OutcomeUnknown, WrongType, WrongValue
@@ -111,7 +111,7 @@ class Client:
 
     def set_async(self, key: str | bytes, value: str | bytes) -> Future[None]:
         """`set`, as a future."""
-        return self._begin(Code.SET, as_bytes("key", key), as_bytes("value", value))
+        return self._begin(SET, as_bytes("key", key), as_bytes("value", value))
 
     def get_async(self, key: str | bytes) -> Future[bytes | None]:
         """`get`, as a future."""

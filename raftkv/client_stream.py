@@ -251,7 +251,7 @@ def _results(id: int, results: Sequence[Result], refused: Mapping[int, str]) -> 
     statuses = bytearray([result.status for result in results])
     for position in refused:
         statuses.insert(position, REFUSED)
-    session = max((result.value for result in results), default=0)
+    session = max([result.value for result in results], default=0)
     return wire.ClientReply(id=id, statuses=bytes(statuses), session=session, refused=list(refused.values()))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Final
 
-from raftkv.calls import KEYS, Call, State
+from raftkv.calls import KEYS, OVER, Call
 from raftkv.client_stream import ASK_AGAIN, FOUND, MISSING
 from raftkv.operations import REFUSED, Status
 from raftkv.routing import Member
@@ -126,4 +126,4 @@ class Connection:
     def oldest_calls(self) -> Iterable[Call]:
         """The first of each message that is not over: those behind it were submitted later."""
         for message in self.under_way.values():
-            yield from islice((call for call in message.calls if call.state is not State.OVER), 1)
+            yield from islice((call for call in message.calls if call.state is not OVER), 1)

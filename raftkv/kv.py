@@ -79,7 +79,8 @@ _unpack_revisions: Final = _REVISIONS.unpack_from
 _DELETED: Final = b""
 """In the overlay, in the place of a record."""
 _SET: Final = Code.SET
-"""These three by a short way: every write takes it on every member."""
+_CLOSE_SESSION: Final = Code.CLOSE_SESSION
+"""These four by a short way: every write takes it on every member."""
 
 
 class Record(NamedTuple):
@@ -401,7 +402,7 @@ class StateMachine:
         for code, key, value, expected, sequence in operations:
             answer = answers.get(sequence)
             if answer is None:
-                if code is Code.CLOSE_SESSION:
+                if code is _CLOSE_SESSION:
                     del self._sessions[session_id]
                     return [*results, _DONE] + [_SESSION_UNKNOWN] * (len(operations) - len(results) - 1)
                 if sequence < lowest_unanswered:

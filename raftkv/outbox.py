@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Final
 
-from raftkv.calls import KEYS, Call, State
+from raftkv.calls import FLYING, KEYS, OVER, WAITING, Call
 from raftkv.connection import Connection, Message
 
 MAX_CALLS: Final = 500
@@ -43,9 +43,9 @@ class Outbox:
     def begin_session(self, session: int) -> list[Call]:
         """A new session. The writes that are over with the old one: whether they were applied in it nobody can tell."""
         self.session, self.next_sequence = session, 1
-        lost = [call for call in self.retries if call.doubt and call.state is not State.OVER]
+        lost = [call for call in self.retries if call.doubt and call.state is not OVER]
         for call in lost:
-            call.state = State.OVER
+            call.state = OVER
         return lost
 
     # ---- what goes out -----------------------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ class Outbox:
             if calls and (self.reads[0].code == KEYS or size > self.max_bytes):
                 break
             call = self.reads.popleft()
-            if call.state is State.WAITING:
-                call.state = State.FLYING
+            if call.state is WAITING:
+                call.state = FLYING
                 calls.append(call)
                 if call.code == KEYS:
                     break
@@ -85,7 +85,7 @@ class Outbox:
             if not queue:
                 break
             call = queue[0]
-            if call.state is State.WAITING:
+            if call.state is WAITING:
                 is_new = call.session != self.session
                 size += len(call.key) + len(call.value) + len(call.expected)
                 if is_new and self.next_sequence >= end:
@@ -99,7 +99,7 @@ class Outbox:
                 if is_new:
                     call.session, call.sequence = self.session, self.next_sequence
                     self.next_sequence += 1
-                call.state = State.FLYING
+                call.state = FLYING
                 calls.append(call)
             queue.popleft()
         return Message(calls, is_write=True, mark=self._lowest_unanswered(connection, calls)) if calls else None
@@ -108,7 +108,7 @@ class Outbox:
         """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
         again."""
         for call in chain(connection.writes_under_way(), sending, self.retries):
-            if call.state is not State.OVER and call.session == self.session:
+            if call.state is not OVER and call.session == self.session:
                 return call.sequence
         return self.next_sequence
 
@@ -117,7 +117,7 @@ class Outbox:
     def send_again(self, calls: list[Call]) -> None:
         """These have been under way, and are before everything that has not."""
         for call in calls:
-            call.state = State.WAITING
+            call.state = WAITING
         writes = [call for call in calls if call.is_write]
         self.retries = deque(sorted([*self.retries, *writes], key=lambda call: call.order))
         self.reads.extendleft(call for call in reversed(calls) if not call.is_write)
@@ -134,7 +134,7 @@ class Outbox:
     def oldest_calls(self) -> Iterable[Call]:
         """The first of each queue that is not over: those behind it were submitted later."""
         for queue in (self.retries, self.writes, self.reads):
-            while queue and queue[0].state is State.OVER:
+            while queue and queue[0].state is OVER:
                 queue.popleft()
             if queue:
                 yield queue[0]

@@ -29,7 +29,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from raftkv.calls import KEYS, Call, State
+from raftkv.calls import FLYING, KEYS, OVER, WAITING, Call
 from raftkv.client_stream import ASK_AGAIN, FOUND
 from raftkv.connection import MIN_CALLS, Connection, Message
 from raftkv.errors import Error, NotApplied
@@ -68,6 +68,8 @@ NOT_TAKEN: Final = "nothing has been done"
 """What a member says that takes no more streams."""
 _TOO_LARGE: Final = "larger than max"
 """What gRPC says of a message that is larger than the server takes."""
+_DONE: Final = Status.DONE
+_NOT_DONE: Final = Status.NOT_DONE
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 _REASONS: Final = {
@@ -135,16 +137,16 @@ class Pipeline:
     def cancel(self, call: Call) -> bool:
         """Give up a call that has never been sent. Whether that could be done: then it will not be finished."""
         with self._lock:
-            is_in_time = call.state is State.WAITING and not call.doubt
+            is_in_time = call.state is WAITING and not call.doubt
             if is_in_time:
-                call.state = State.OVER
+                call.state = OVER
         self._push()
         return is_in_time
 
     def abandon(self, call: Call) -> Error | None:
         """Give up a call in any state: the error that says what is certain; None if it is being finished just now."""
         with self._lock:
-            error = self._give_up(call) if call.state is not State.OVER else None
+            error = self._give_up(call) if call.state is not OVER else None
         self._push()
         return error
 
@@ -164,10 +166,10 @@ class Pipeline:
             calls = [*self._all_calls(connection)]
             finished: Finished = []
             for call in calls:
-                if call.state is not State.OVER:
-                    call.doubt = call.doubt or call.state is State.FLYING
+                if call.state is not OVER:
+                    call.doubt = call.doubt or call.state is FLYING
                     finished.append((call, call.error("CANCELLED", "the client is closed")))
-                    call.state = State.OVER
+                    call.state = OVER
         if connection is not None and connection.stream is not None:
             connection.stream.cancel()
         self._deliver(finished)
@@ -282,10 +284,10 @@ class Pipeline:
         reasons = iter(reply.refused)
         for call, status in zip(message.calls, reply.statuses, strict=True):
             reason = next(reasons) if status == REFUSED else ""
-            if call.state is State.OVER:
+            if call.state is OVER:
                 continue
-            if status <= Status.NOT_DONE:
-                finished.append((call, status == Status.DONE))
+            if status <= _NOT_DONE:
+                finished.append((call, status == _DONE))
             elif status == REFUSED:
                 finished.append((call, call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {reason}")))
             elif status == Status.NO_SPACE:
@@ -302,7 +304,7 @@ class Pipeline:
                 is_expired = is_expired or (status == Status.SESSION_UNKNOWN and call.session == self._outbox.session)
                 call.doubt = call.doubt or status != Status.MALFORMED
                 finished.append((call, call.error(*_REASONS[Status(status)])))
-            call.state = State.OVER
+            call.state = OVER
         if is_too_far:
             first = message.calls[reply.statuses.index(Status.TOO_MANY_UNANSWERED)]
             self._outbox.max_unanswered = max(1, first.sequence - message.mark)
@@ -323,8 +325,8 @@ class Pipeline:
         finished: Finished = []
         values = iter(reply.values)
         if calls[0].code == KEYS:
-            if calls[0].state is not State.OVER:
-                calls[0].state = State.OVER
+            if calls[0].state is not OVER:
+                calls[0].state = OVER
                 finished.append((calls[0], list(values)))
             return finished
         reasons = iter(reply.refused)
@@ -332,23 +334,23 @@ class Pipeline:
             answer: Any = next(values) if found == FOUND else None
             if found == REFUSED:
                 answer = call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {next(reasons)}")
-            if call.state is State.OVER:
+            if call.state is OVER:
                 continue
             if found == ASK_AGAIN:
                 self._outbox.send_again([call])
             else:
-                call.state = State.OVER
+                call.state = OVER
                 finished.append((call, answer))
         return finished
 
     def _settle_refused(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
         """The message has come to nothing, or to nobody knows what."""
-        live = [call for call in message.calls if call.state is not State.OVER]
+        live = [call for call in message.calls if call.state is not OVER]
         trouble = (_CODE_NAMES.get(reply.code, "UNKNOWN"), f"{connection.leader.address}: {reply.details}")
         if reply.code == _INVALID and len(message.calls) == 1:
             connection.is_ending = connection.is_ending or message.is_write
             for call in live:
-                call.state = State.OVER
+                call.state = OVER
             return [(call, call.error(*trouble)) for call in live]
         if reply.code == _INVALID and message.calls:
             self._outbox.max_calls = len(message.calls) // 2
@@ -368,9 +370,9 @@ class Pipeline:
         text = f"{connection.leader.address}: the answer can't be understood: is the server of another version?"
         self._failed("INTERNAL", text)
         connection.is_ending = True
-        live = [call for call in message.calls if call.state is not State.OVER]
+        live = [call for call in message.calls if call.state is not OVER]
         for call in live:
-            call.state, call.doubt = State.OVER, True
+            call.state, call.doubt = OVER, True
         return [(call, call.error("INTERNAL", text)) for call in live]
 
     def _failed(self, code: str, text: str) -> None:
@@ -405,16 +407,16 @@ class Pipeline:
             self._outbox.max_bytes = message.size // 2
             return []
         del connection.under_way[id]
-        live = [call for call in message.calls if call.state is not State.OVER]
+        live = [call for call in message.calls if call.state is not OVER]
         for call in live:
-            call.state = State.OVER
+            call.state = OVER
         return [(call, call.error("INVALID_ARGUMENT", text)) for call in live]
 
     def _leave(self, connection: Connection, is_refused: bool = False) -> None:
         """Have done with a stream; what has not been answered is to be sent again. With the lock."""
         self._connection = None
         for message in connection.under_way.values():
-            live = [call for call in message.calls if call.state is not State.OVER]
+            live = [call for call in message.calls if call.state is not OVER]
             for call in live:
                 call.doubt = call.doubt or not is_refused
             self._outbox.send_again(live)
@@ -516,7 +518,7 @@ class Pipeline:
             if min((call.deadline for call in self._oldest_calls()), default=until + 1) > until:
                 return
             for call in self._all_calls(self._connection):
-                if call.state is not State.OVER and call.deadline <= until:
+                if call.state is not OVER and call.deadline <= until:
                     finished.append((call, self._give_up(call)))
         if finished:
             self._deliver(finished)
@@ -524,7 +526,7 @@ class Pipeline:
     def _give_up(self, call: Call) -> Error:
         """With the lock."""
         connection = self._connection
-        if connection is not None and (call.state is State.FLYING or self._trouble is None):
+        if connection is not None and (call.state is FLYING or self._trouble is None):
             code, text = "DEADLINE_EXCEEDED", f"{connection.leader.address}: no answer in time"
         elif self._trouble is not None:
             code, text = self._trouble
@@ -533,8 +535,8 @@ class Pipeline:
             code, text = no_leader.code, str(no_leader)
         if connection is not None:
             connection.is_full = False
-        call.doubt = call.doubt or call.state is State.FLYING
-        call.state = State.OVER
+        call.doubt = call.doubt or call.state is FLYING
+        call.state = OVER
         return call.error(code, f"{text} (gave up after {self._timeout:g} s)")
 
     def _oldest_calls(self) -> Iterable[Call]:
@@ -551,7 +553,7 @@ class Pipeline:
             if not self._outbox.session or connection is None or connection.stream is None or self._has_calls():
                 return None
             goodbye = _Goodbye(self._outbox.session, self._outbox.next_sequence)
-            goodbye.state = State.FLYING
+            goodbye.state = FLYING
             batch = encode_operations([goodbye], self._outbox.session, goodbye.sequence)
             connection.send(Message([goodbye], is_write=True), ClientRequest(batch=batch))
             return goodbye.done

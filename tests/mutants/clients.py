@@ -137,7 +137,7 @@ CLIENTS = [
             Patch(
                 _OUTBOX,
                 "Outbox._lowest_unanswered",
-                "call.state is not State.OVER and call.session == self.session",
+                "call.state is not OVER and call.session == self.session",
                 "call.session == self.session",
             ),
         ),
@@ -235,7 +235,7 @@ CLIENTS = [
             Patch(  # which else makes up for it
                 _OUTBOX,
                 "Outbox.begin_session",
-                "call for call in self.retries if call.doubt and call.state is not State.OVER",
+                "call for call in self.retries if call.doubt and call.state is not OVER",
                 "call for call in self.retries if False",
             ),
         ),
@@ -387,7 +387,7 @@ CLIENTS = [
             Patch(
                 _OUTBOX,
                 "Outbox.begin_session",
-                "call for call in self.retries if call.doubt and call.state is not State.OVER",
+                "call for call in self.retries if call.doubt and call.state is not OVER",
                 "call for call in self.retries if False",
             ),
         ),
@@ -505,7 +505,7 @@ CLIENTS = [
     Mutant(
         "an answer brings back a read that was given up",
         (48,),
-        (Patch(_PIPELINE, "Pipeline._settle_reads", "if call.state is State.OVER:\n    continue", "pass"),),
+        (Patch(_PIPELINE, "Pipeline._settle_reads", "if call.state is OVER:\n    continue", "pass"),),
         ("tests/client/test_pipeline.py",),
     ),
 ]
