@@ -24,7 +24,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, Final, Protocol
 
 import google_crc32c
@@ -53,10 +53,11 @@ _COUNT: Final = struct.Struct("<I")
 _SESSION: Final = struct.Struct("<QQQI")
 _ANSWER: Final = struct.Struct("<QBQ")
 
-_PIECE_BYTES: Final = 256 << 10
+_PIECE_BYTES: Final = 384 << 10
 _PIECE_RECORDS: Final = 2048
 _PIECE_ANSWERS: Final = 4096
-"""A piece is ended by the first record, or session, that reaches one of these."""
+"""What a piece may hold: so many records and so many bytes of them, but one in any case; so many answers to sessions,
+and what the last of them has beyond."""
 
 
 class Source(Protocol):
@@ -121,23 +122,19 @@ def _encode_header(state: FrozenState, configuration: bytes) -> bytes:
 
 
 def _encode_records(state: FrozenState) -> Iterator[bytes]:
-    keys: list[bytes] = []
-    records: list[bytes] = []
-    size = 0
-    for key, record in state.records.items():
-        keys.append(key)
-        records.append(record)
-        size += len(key) + len(record)
-        if size >= _PIECE_BYTES or len(keys) >= _PIECE_RECORDS:
-            yield _encode_piece(keys, records)
-            keys, records, size = [], [], 0
-    if keys:
-        yield _encode_piece(keys, records)
+    keys, records = iter(state.records), state.records.values()
+    while some := list(islice(keys, _PIECE_RECORDS)):
+        yield from _encode_pieces(some, list(islice(records, _PIECE_RECORDS)))
 
 
-def _encode_piece(keys: list[bytes], records: list[bytes]) -> bytes:
-    lengths = struct.pack(f"<{2 * len(keys)}I", *map(len, keys), *map(len, records))
-    return b"".join([_COUNT.pack(len(keys)), lengths, *keys, *records])
+def _encode_pieces(keys: list[bytes], records: list[bytes]) -> Iterator[bytes]:
+    lengths = [*map(len, keys), *map(len, records)]
+    half = len(keys) // 2
+    if half and sum(lengths) > _PIECE_BYTES:
+        yield from _encode_pieces(keys[:half], records[:half])
+        yield from _encode_pieces(keys[half:], records[half:])
+    else:
+        yield b"".join([_COUNT.pack(len(keys)), struct.pack(f"<{len(lengths)}I", *lengths), *keys, *records])
 
 
 def _encode_sessions(state: FrozenState) -> Iterator[bytes]:

@@ -37,7 +37,11 @@ def core_config(config: NodeConfig, cluster_id: bytes) -> core.Config:
 
 
 def snapshot_policy(config: NodeConfig) -> SnapshotPolicy:
-    return SnapshotPolicy(config.snapshot_log_bytes, config.snapshot_log_entries, config.kept_log_bytes)
+    return SnapshotPolicy(
+        log_bytes=config.snapshot_log_bytes,
+        log_entries=config.snapshot_log_entries,
+        kept_log_bytes=config.kept_log_bytes,
+    )
 
 
 def _max_message_bytes(config: NodeConfig) -> int:

@@ -54,7 +54,7 @@ SNAPSHOTS = [
     _mutant(
         "the length of a large record does not fit",
         15,
-        (_FORMAT, "_encode_piece", "*map(len, records)", "*(len(record) & 0xFFFF for record in records)"),
+        (_FORMAT, "_encode_pieces", "*map(len, records)", "*(len(record) & 0xFFFF for record in records)"),
         _STATE,
     ),
     _mutant(
