@@ -167,4 +167,5 @@ class Network:
         self.heal()
         for link in self.links.values():
             link.drop = link.duplicate = link.slow = 0.0
+            link.in_order = link.between_members
             self.unclog(link)

@@ -41,6 +41,7 @@ FOUND = {
     507281: "(simulator) a snapshot that can't be read while it is sent",
     507992: "(simulator) who was added when the storm was over was not started",
     701620: "(simulator) readers went on to stop their leader when the storm was over",
+    803363: "(simulator) chunks of snapshots were reordered when the storm was over, and eight members have many",
 }
 """Seeds that have found something, and what."""
 
