@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,12 +57,23 @@ class Environment:
         pip("--python", str(self.programs / "python"), "install", "--no-compile", *requirements)
 
 
+@pytest.fixture(scope="module")
+def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Environment]:
+    """For each end: an environment in which nothing but the wheel and its dependencies is installed."""
+
+    def made(end: str) -> Environment:
+        environment = Environment(directories[end] / "venv")
+        environment.install(str(wheel), *ENDS[end])
+        return environment
+
+    directories = {end: tmp_path_factory.mktemp(end) for end in ENDS}
+    with ThreadPoolExecutor() as at_once:  # it is mostly packages that are waited for
+        return dict(zip(ENDS, at_once.map(made, ENDS), strict=True))
+
+
 @pytest.fixture(scope="module", params=ENDS)
-def environment(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment in which nothing but the wheel and its dependencies is installed."""
-    environment = Environment(tmp_path_factory.mktemp("environment") / "venv")
-    environment.install(str(wheel), *ENDS[request.param])
-    return environment
+def environment(request: pytest.FixtureRequest, environments: dict[str, Environment]) -> Environment:
+    return environments[request.param]
 
 
 def pip(*arguments: str) -> None:
