@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, TypeAlias
+from itertools import chain
+from typing import TypeAlias
 
 from raftkv.log_storage import LogStorage
 from raftkv.raft.core import Raft
@@ -41,9 +42,6 @@ log = logging.getLogger("raftkv")
 
 _SignedMessage: TypeAlias = AppendEntries | AppendEntriesReply | RequestVote | RequestVoteReply | InstallSnapshotReply
 """They say from which disk they come."""
-
-_LAST_WORD: Final = 1.0
-"""Seconds for which the connection to a member's former address stays open."""
 
 
 class Peers:
@@ -78,20 +76,25 @@ class Peers:
         )
         self.senders: dict[int, PeerSender] = {}
         """Made when there is something to send."""
+        self._former: dict[int, PeerSender] = {}
+        """To where a member was that moves, until it has been heard where it is to be."""
         self._configuration: Configuration | None = None
         """What the membership has been made from."""
         self.follow_configuration(is_placed)
 
     def close(self) -> None:
         """Give up all that is under way. After the last message."""
-        for sender in self.senders.values():
+        for sender in self._all_senders():
             sender.close()
+
+    def _all_senders(self) -> Iterable[PeerSender]:
+        return chain(self.senders.values(), self._former.values())
 
     def learn_cluster(self, cluster_id: bytes) -> None:
         """The log has told which cluster this is: from now on the directory belongs to it, and others are refused."""
         self._storage.remember_cluster(cluster_id)
         self.membership = replace(self.membership, cluster_id=cluster_id)
-        for sender in self.senders.values():
+        for sender in self._all_senders():
             sender.introduce(self.membership)
         log.info("belongs to cluster %s", cluster_id.hex())
 
@@ -101,8 +104,10 @@ class Peers:
         configuration = self._raft.configuration
         if configuration is self._configuration:
             return
+        is_first = self._configuration is None
         self._configuration = configuration
-        before, me = self.membership.addresses, self.membership.me
+        former, me = self.membership, self.membership.me
+        before = former.addresses
         addresses = dict(configuration.addresses)
         address = addresses.get(me, before[me])
         if not configuration.counts_with(me, self.membership.incarnation):
@@ -122,15 +127,25 @@ class Peers:
             joined=joined,
             wiped=frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p)),
         )
-        for peer, sender in list(self.senders.items()):
-            # Whoever has been removed is still told so, over the channel that is there.
-            if peer in addresses and addresses[peer] != before.get(peer):
-                _close_later(self.senders.pop(peer))
-            else:
-                sender.introduce(self.membership)
+        for peer in addresses.keys() & before.keys() - {me}:
+            if addresses[peer] != before[peer] and not is_first:
+                self._move(peer, former)
+        for sender in self._all_senders():  # whoever has been removed is still told so, by the sender that is there
+            sender.introduce(self.membership)
         new = [m for m in members_to_wire(self.membership, configuration) if m.address != before.get(m.id)]
         if new:
             self._announce(new)
+
+    def _move(self, peer: int, former: Membership) -> None:
+        """Until a member is where it is to be, it is where it was, and may not know yet that it is to move."""
+        sender = self.senders.pop(peer, None) or self._connect(peer, former)
+        before_that = self._former.get(peer)
+        if before_that is not None and not sender.has_answered:
+            _close_aside(sender)  # it has not got there before it was to move on
+            return
+        if before_that is not None:
+            _close_aside(before_that)
+        self._former[peer] = sender
 
     def has_kept_disk(self, item: Input) -> bool:
         """Whether a message comes from the member that it was, with all that it has promised (hazard 46). A founding
@@ -183,11 +198,16 @@ class Peers:
             self.follow_configuration()  # it may have changed in this very turn
             if peer in self.membership.addresses:
                 sender = self.senders[peer] = self._connect(peer, self.membership)
+        former = self._former.get(peer)
+        if former is None or sender is None:
+            return sender
+        if not sender.has_answered:
+            return sender if former.is_silent else former
+        del self._former[peer]
+        _close_aside(former)
         return sender
 
 
-def _close_later(sender: PeerSender) -> None:
-    """Of a member that moves: what has just left for its old address tells it where to go."""
-    timer = threading.Timer(_LAST_WORD, sender.close)
-    timer.daemon = True
-    timer.start()
+def _close_aside(sender: PeerSender) -> None:
+    """Without waiting for what is under way there."""
+    threading.Thread(target=sender.close, name="close", daemon=True).start()

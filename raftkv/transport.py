@@ -462,6 +462,17 @@ class PeerSender:
         self._trouble = ""
         """What was last noted; empty while all is well."""
         self._closed = False
+        self._has_answered = False
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the peer has ever been heard there."""
+        return self._has_answered
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is sent just now, since nobody could be reached a moment ago."""
+        return self._clock() < self._silent_until
 
     def introduce(self, membership: Membership) -> None:
         """Use this identity from now on."""
@@ -601,7 +612,7 @@ class PeerSender:
 
     def _succeeded(self) -> None:
         with self._lock:
-            self._backoff = self._silent_until = 0.0
+            self._backoff, self._silent_until, self._has_answered = 0.0, 0.0, True
             was_in_trouble, self._trouble = self._trouble, ""
         if was_in_trouble:
             self._note(f"{self._name} is there again")

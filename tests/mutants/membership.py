@@ -105,6 +105,24 @@ MEMBERSHIP = [
         _WIPED,
     ),
     Mutant(
+        "who moves is not sent to where it was",
+        (),
+        (Patch("peers.py", "Peers.sender", "return sender if former.is_silent else former", "return sender"),),
+        ("tests/node/test_peers.py",),
+    ),
+    Mutant(
+        "who moves is sent to where it was for ever",
+        (),
+        (Patch("peers.py", "Peers.sender", "if not sender.has_answered:", "if True:"),),
+        ("tests/node/test_peers.py",),
+    ),
+    Mutant(
+        "who moves on is only sent to where it has never been",
+        (),
+        (Patch("peers.py", "Peers._move", "if before_that is not None and not sender.has_answered:", "if False:"),),
+        ("tests/node/test_peers.py",),
+    ),
+    Mutant(
         "votes and acknowledgements count from any disk",
         (46,),
         (Patch(_CORE, "Raft.step", "if self._is_from_anothers_disk(message):", "if False:"),),

@@ -154,6 +154,27 @@ def test_a_member_moves_to_another_address(make_cluster: MakeCluster) -> None:
     check_logs(cluster)
 
 
+@pytest.mark.timeout(120)
+def test_who_was_away_while_it_was_moved_is_told_so_where_it_was(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=3, settings=QUICK)
+    cluster.start()
+    with cluster.client() as client:
+        moving = cluster.followers()[0]
+        moving.kill()
+        for address in free_addresses(2):  # and nobody has ever been at the first of them
+            client.add_member(moving.id, address)
+        moving.start(wait=False)
+        wait_until(lambda: f"is to be reached at {address} from now on" in moving.log, "it is told to move")
+        client.set("k", "v")
+        cluster.wait_caught_up()
+        moving.stop()
+        moving.address = address
+        moving.start()
+        client.set("k", "w")
+        cluster.wait_caught_up()
+    check_logs(cluster)
+
+
 def program(cluster: Cluster, *commands: str) -> str:
     words = [word for command in commands for word in ("-c", command)]
     return run([sys.executable, str(ROOT / "client.py"), *cluster.addresses, *words], cluster.directory).stdout
