@@ -303,6 +303,10 @@ class Router:
             for member, reply in answers:
                 if reply is None or reply.role != "leader" or (best is not None and reply.term <= best[0].term):
                     continue
+                # The very first leader has to commit its cluster's id before it serves anybody. Who followed it sooner
+                # could not tell later whose the members are that have joined, when all that it knew by name are gone.
+                if not reply.cluster_id:
+                    continue
                 if not self._is_vouched_for(member, reply):
                     continue
                 best = reply, member
@@ -313,8 +317,7 @@ class Router:
             found, self._leader = best
             self._leader_term = found.term
             self._heard = time.monotonic()
-            if self._home is None or not self._home.cluster_id:
-                self._home = found
+            self._home = self._home or found
         self._asked = time.monotonic()
 
     def _ask(self, members: Iterable[Member], until: float) -> Generator[tuple[Member, StatusReply | None], None, None]:

@@ -227,6 +227,8 @@ class FakeCluster:
         """Whether the other members know who leads."""
         self.deluded = 0
         """This member says that it leads in term 1, whatever the others say."""
+        self.cluster_id = b"the tests' own !"
+        """b"": the first leader has yet to commit it."""
         self.stranger = 0
         """This member says that it is of another cluster."""
         self.transfers: list[int] = []
@@ -318,7 +320,7 @@ class FakeCluster:
             commit_index=machine.applied_index,
             applied_index=machine.applied_index,
             last_log_index=machine.applied_index,
-            cluster_id=b"another cluster!" if member.id == self.stranger else b"the tests' own !",
+            cluster_id=b"another cluster!" if member.id == self.stranger else self.cluster_id,
             members=self.named_members(),
             version="fake",
             keys=len(machine),

@@ -222,6 +222,19 @@ def test_a_leader_of_another_cluster_is_not_followed(cluster: FakeCluster) -> No
     assert cluster.members[2].calls == 0
 
 
+def test_the_first_leader_is_not_followed_before_it_says_of_which_cluster(cluster: FakeCluster) -> None:
+    """Members that join later and the client have nothing else in common, once those that it knew are gone."""
+    cluster.cluster_id, known = b"", cluster.cluster_id
+    with Client(cluster.addresses, timeout=QUICK) as client:
+        writer = threading.Thread(target=client.set, args=("key", "value"))
+        writer.start()
+        wait_until(lambda: cluster.members[1].status_calls > 3, "it has been asked again and again")
+        assert cluster.members[1].calls == 0
+        cluster.cluster_id = known
+        writer.join()
+    assert cluster.machine.get(b"key") == b"value"
+
+
 def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
     cluster.elect(0)
     with Client(cluster.addresses, timeout=10) as client:

@@ -438,6 +438,12 @@ CLIENTS = [
         ("tests/node/test_client_stream.py",),
     ),
     Mutant(
+        "a client follows a leader that can't say yet of which cluster it is",
+        (),
+        (Patch("routing.py", "Router._round", "if not reply.cluster_id:", "if False:"),),
+        ("tests/client/test_leader.py",),
+    ),
+    Mutant(
         "a call in the pipeline has no end",
         (48,),
         (Patch(_PIPELINE, "Pipeline._expire", "call.deadline <= until", "False"),),
