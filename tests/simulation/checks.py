@@ -49,6 +49,8 @@ class _Persist:
     hard_state: HardState | None
     entries: Sequence[Entry]
     commit_index: int
+    term_before: int
+    """Of the durable state that this one follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Checks:
         """(index, term) -> the term before, and the entry itself."""
         self.committed: list[Entry] = []
         """What any member has ever taken for committed: it must stay so."""
+        self.committed_in: dict[int, int] = {}
+        """Index -> the term of whoever was the first to take it for committed; its own if nobody was seen to."""
         self._released: set[tuple[int, int]] = set()
         """(member, term): it has told somebody to take over from it, so it must not hold a lease in that term."""
         self._digests: dict[int, bytes] = {}
@@ -179,7 +183,7 @@ class Checks:
         view = self._views[member]
         if view.replica is not None and commit_index > len(self.committed):
             self._check_commit(member, view, view.replica)  # it is remembered with the entries
-        view.under_way = _Persist(hard_state, list(entries), commit_index)
+        view.under_way = _Persist(hard_state, list(entries), commit_index, view.hard_state.term)
 
     def persisted(self, member: int) -> None:
         """It says that it has."""
@@ -258,9 +262,11 @@ class Checks:
             log.append(entry)
         view.commit_remembered = min(persist.commit_index, len(log))
         if replaced:
-            self._check_truncation(member, view, replaced)
+            self._check_truncation(member, view, replaced, persist.term_before)
 
-    def _check_truncation(self, member: int, view: _View, replaced: Sequence[Entry]) -> None:
+    def _check_truncation(self, member: int, view: _View, replaced: Sequence[Entry], term_before: int) -> None:
+        """What has been committed stays. But for a member that hears a leader of before late: it has acknowledged to no
+        later one what it has, so nothing was committed by that; and it can't know better."""
         log = view.durable
         self._world.count("storage", "truncations")
         if self._world.is_traced:
@@ -268,7 +274,11 @@ class Checks:
         for entry in replaced:
             if entry.index > len(self.committed) or self.committed[entry.index - 1].term != entry.term:
                 break
-            if entry.index > len(log) or log[entry.index - 1].term != entry.term:
+            if entry.index > len(log) or (term := log[entry.index - 1].term) != entry.term:
+                committed_in = self.committed_in.get(entry.index, entry.term)
+                if entry.index <= len(log) and max(term, term_before) < committed_in:
+                    self._world.count("storage", "committed entries dropped for a leader of before")
+                    break
                 raise Violation(f"n{member} drops the committed entry {describe_entry(entry)}")
         for other, leader in self._views.items():
             if leader.leads_term != view.hard_state.term or leader.matches.get(member, 0) <= len(log):
@@ -441,6 +451,7 @@ class Checks:
                 self._check_no_older_lease(member, view)
             for entry in log.entries(len(self.committed) + 1, index, 1 << 60):
                 self.committed.append(entry)
+                self.committed_in[entry.index] = replica.raft.current_term
                 self._check_configuration(entry)
         if log.term(index) != self.committed[index - 1].term:
             ours = describe_entry(log.entries(index, index, 0)[0])

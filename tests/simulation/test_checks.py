@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from raftkv.kv import StateMachine
@@ -84,6 +86,26 @@ def test_equal_entries_after_different_ones_are_noticed(checks: Checks) -> None:
     persist(checks, 1, HardState(term=3), entry(1, 1), entry(2, 3))
     with pytest.raises(Violation, match="Log Matching"):
         persist(checks, 2, HardState(term=3), entry(1, 2), entry(2, 3))
+
+
+@pytest.mark.parametrize(("committed_in", "is_noticed"), [(2, True), (3, False)])
+def test_only_for_a_leader_of_before_is_a_committed_entry_dropped(
+    checks: Checks, committed_in: int, is_noticed: bool
+) -> None:
+    """1 has led term 1. The leader of term 2 does not have entry 2, that of term 3 does."""
+    persist(checks, 1, HardState(term=1), entry(1, 1), entry(2, 1))
+    checks.committed += [entry(1, 1), entry(2, 1)]
+    checks.committed_in[2] = committed_in
+    with pytest.raises(Violation) if is_noticed else nullcontext():
+        persist(checks, 1, HardState(term=3), entry(2, 2))
+
+
+def test_a_committed_entry_is_not_dropped_for_a_leader_of_before_by_who_has_heard_a_later_one(checks: Checks) -> None:
+    persist(checks, 1, HardState(term=3), entry(1, 1), entry(2, 1))
+    checks.committed += [entry(1, 1), entry(2, 1)]
+    checks.committed_in[2] = 3
+    with pytest.raises(Violation, match="n1 drops the committed entry 2 of term 1"):
+        persist(checks, 1, HardState(term=4), entry(2, 2))
 
 
 def test_a_committed_entry_that_is_dropped_is_noticed(checks: Checks) -> None:
