@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from raftkv import __version__
 from raftkv.config import ConfigError, load_config, parse_members
@@ -193,26 +193,30 @@ def _start_logging(name: str, level: str) -> None:
 
 class _StopSignals:
     """SIGTERM and SIGINT. While the node starts they end the process at once: a start may be cut off anywhere, as by a
-    crash. Later the main thread waits for them at a pipe: the system may hand a signal to any thread, and Python's own
-    handler runs only once the main thread wakes up, which a lock would not make it do."""
+    crash. Later the main thread waits for them. The system may hand a signal to any thread, and Python's own handler
+    runs only once the main thread wakes up, which may hang at a disk. So a thread waits for them at a pipe."""
 
     def __init__(self) -> None:
         self._starting = True
+        self._told = threading.Event()
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+            signal.signal(number, lambda *_: None)  # the byte in the pipe says it
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
-    def _handle(self, *_: Any) -> None:
+    def _watch(self) -> None:
+        os.read(self._reader, 1)
         if self._starting:
             os._exit(0)
+        self._told.set()
 
     def from_now_on_remember(self) -> None:
         self._starting = False
 
     def wait(self) -> None:
-        os.read(self._reader, 1)
+        self._told.wait()
 
 
 class _Progress:

@@ -91,6 +91,7 @@ def test_a_node_does_not_start_on_a_damaged_snapshot(make_cluster: MakeCluster) 
     cluster: Cluster = make_cluster(size=1, settings=SMALL)
     cluster.start()
     overwrite(cluster, 2000)
+    wait_until(lambda: "has saved its state" in cluster[1].log, "there is a snapshot")
     cluster[1].kill()
     for path in cluster[1].data_dir.glob("snapshot-*"):  # killed just then, it may not have removed the one before yet
         content = bytearray(path.read_bytes())
