@@ -3,8 +3,8 @@
 It works on one thing after the other, as `Snapshots` hands them in: it writes a frozen state to a file, and removes
 files that no longer count. grpcio does not survive a fork(), so the state is not copied that way; instead the thread
 shares the interpreter with those who answer clients. After each piece, a millisecond's work at most, it rests for
-three times as long as that has taken, the disk's part included: so nobody waits for it for long, and it never takes
-more than a quarter of the interpreter, or of the disk.
+eight times as long as that has taken: so nobody waits for it for long, and it never takes more than a ninth of the
+interpreter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from raftkv.log_storage import LogStorage
 from raftkv.snapshots import Save, SnapshotFailed, SnapshotSaved, write_snapshot
 
-_REST: Final = 3
+_REST: Final = 8
 """Times as long as what has just been done."""
 
 
