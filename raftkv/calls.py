@@ -142,10 +142,12 @@ class LeanFuture(Future[Any]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # a field there
-        with _MAKING:
-            if self._own_condition is None:
-                self._own_condition = threading.Condition()
-            return self._own_condition
+        condition = self._own_condition
+        if condition is None:
+            new = threading.Condition()  # not under the lock: a finalizer may run here, which may want one as well
+            with _MAKING:
+                condition = self._own_condition = self._own_condition or new
+        return condition
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]  # a field there

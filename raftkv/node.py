@@ -3,7 +3,8 @@
 `RaftNode` puts threads, gRPC and a clock around a `Replica`, which does all the thinking. Its threads, and what each of
 them is for:
 
-    main             starts the node, waits for SIGTERM or SIGINT, stops it (node_program.py)
+    main             starts the node, waits until it is told to stop, stops it (node_program.py)
+    signals          waits for SIGTERM or SIGINT
     timer            takes the turn when time is due, or when another thread hands it over (turn.py)
     peer_*           answer AppendEntries and RequestVote: bring the message, wait for the reply  \\
     client_*         take in ServeClient: check the request, bring it, leave                         server.py
@@ -13,6 +14,7 @@ them is for:
     transfer_<peer>  sends a peer a snapshot, while there is need (snapshot_sender.py)
     install_*        take in a leader's snapshot, and make a state machine of it (snapshot_receiver.py)
     snapshot         writes snapshots, and removes files that no longer count (snapshot_thread.py)
+    close            closes the connection to where a peer no longer is (peers.py)
     gRPC's own       one receives calls, and refuses those of clients when too many wait; one a peer brings the replies
                      to our requests, while there are any
 
@@ -77,8 +79,8 @@ STOP_GRACE: Final = 1.0
 _TRANSFER_PAUSE: Final = 0.05
 """Seconds before a transfer is tried again that has been refused."""
 _CHUNK_TIMEOUTS: Final = 5
-"""How many times longer than for other requests a follower may take for a chunk of a snapshot, which it may have to
-sync: a transfer that is given up for less is soon begun again."""
+"""How many times longer than for other requests a follower may take for a chunk of a snapshot, for its disk
+may have much to do: a transfer that is given up for less is soon begun again."""
 _STRANGER_INTERVAL: Final = 60.0
 """Seconds before the same refusal of the same peer is logged again."""
 
@@ -220,8 +222,9 @@ class RaftNode:
     def _send(self, message: Message) -> None:
         if isinstance(message, InstallSnapshot):
             self._peers.follow_configuration()  # whom it goes to may be new in this very turn
-            if message.recipient in self._peers.membership.addresses:
-                self._snapshots.send(message)
+            sender = self._peers.sender(message.recipient)
+            if sender is not None and message.recipient in self._peers.membership.addresses:
+                self._snapshots.send(message, sender.address)
             else:
                 self.unreachable(message.recipient)  # or the leader would wait for the end of what never begins
         elif not isinstance(message, Request):

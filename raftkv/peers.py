@@ -127,14 +127,24 @@ class Peers:
             joined=joined,
             wiped=frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p)),
         )
+        for peer in (self.senders.keys() | self._former.keys()) & addresses.keys():
+            if joined.get(peer) != former.joined.get(peer) or peer not in before:
+                self._forget(peer)  # another one has its id by now
         for peer in addresses.keys() & before.keys() - {me}:
-            if addresses[peer] != before[peer] and not is_first:
+            is_the_same = joined.get(peer) == former.joined.get(peer)
+            if is_the_same and addresses[peer] != before[peer] and not is_first:
                 self._move(peer, former)
         for sender in self._all_senders():  # whoever has been removed is still told so, by the sender that is there
             sender.introduce(self.membership)
         new = [m for m in members_to_wire(self.membership, configuration) if m.address != before.get(m.id)]
         if new:
             self._announce(new)
+
+    def _forget(self, peer: int) -> None:
+        """Where it was there is another one, which had this id before."""
+        for sender in (self.senders.pop(peer, None), self._former.pop(peer, None)):
+            if sender is not None:
+                _close_aside(sender)
 
     def _move(self, peer: int, former: Membership) -> None:
         """Until a member is where it is to be, it is where it was, and may not know yet that it is to move."""
@@ -200,7 +210,7 @@ class Peers:
                 sender = self.senders[peer] = self._connect(peer, self.membership)
         former = self._former.get(peer)
         if former is None or sender is None:
-            return sender
+            return sender or former
         if not sender.has_answered:
             return sender if former.is_silent else former
         del self._former[peer]

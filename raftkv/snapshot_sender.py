@@ -91,12 +91,12 @@ class SnapshotSenders:
         self._lock = threading.Lock()  # guards the rest
         self._under_way: dict[int, _Transfer] = {}
         """By peer."""
-        self._refused_until: dict[int, float] = {}
-        """By peer: when it may be tried again."""
+        self._refused_until: dict[tuple[int, str], float] = {}
+        """By peer and address: when it may be tried again."""
         self._closed = False
 
-    def send(self, message: InstallSnapshot) -> None:
-        """Begin to send a snapshot. By whoever holds the turn; never waits."""
+    def send(self, message: InstallSnapshot, address: str) -> None:
+        """Begin to send a snapshot to a follower, who is at `address`. By whoever holds the turn; never waits."""
         peer = message.recipient
         with self._lock:
             if peer in self._under_way:
@@ -105,12 +105,12 @@ class SnapshotSenders:
             is_possible = (
                 not self._closed
                 and len(self._under_way) < MAX_TRANSFERS
-                and self._refused_until.get(peer, 0.0) <= self._host.now()
+                and self._refused_until.get((peer, address), 0.0) <= self._host.now()
             )
             reader = self._host.open_snapshot(message.snapshot) if is_possible else None
             if reader is not None:
                 transfer = self._under_way[peer] = _Transfer(
-                    self._host, message, reader, self._channel_options, self._patience
+                    self._host, message, address, reader, self._channel_options, self._patience
                 )
                 thread = threading.Thread(target=self._run, args=(transfer,), name=f"transfer-{peer}", daemon=True)
         if reader is not None:
@@ -144,7 +144,7 @@ class SnapshotSenders:
                 transfer.close()
                 with self._lock:
                     del self._under_way[peer]
-                    self._refused_until[peer] = again_at
+                    self._refused_until[peer, transfer.address] = again_at
             if answer is not None:
                 self._host.bring(answer)
             if answer is None or transfer.is_of_the_past:
@@ -160,13 +160,15 @@ class _Transfer:
         self,
         host: Host,
         message: InstallSnapshot,
+        address: str,
         reader: SnapshotReader,
         channel_options: list[tuple[str, int]],
         patience: float,
     ) -> None:
         membership = host.membership
         self.peer = message.recipient
-        self.name = f"node {self.peer} at {membership.addresses[self.peer]}"
+        self.address = address
+        self.name = f"node {self.peer} at {address}"
         self.last_index = message.snapshot.last.index
         self.size = reader.size
         self.is_refused = False
@@ -178,7 +180,7 @@ class _Transfer:
         self._patience = patience
         self._identity = membership.identity_for(self.peer)
         self._reader = reader
-        self._channel = grpc.insecure_channel(membership.addresses[self.peer], options=channel_options)
+        self._channel = grpc.insecure_channel(address, options=channel_options)
         self._events: SimpleQueue[bytes | _Ended] = SimpleQueue()
 
     def is_asked_for_again(self, term: int) -> None:

@@ -3,8 +3,8 @@
 It works on one thing after the other, as `Snapshots` hands them in: it writes a frozen state to a file, and removes
 files that no longer count. grpcio does not survive a fork(), so the state is not copied that way; instead the thread
 shares the interpreter with those who answer clients. After each piece, a millisecond's work at most, it rests for
-eight times as long as that has taken: so nobody waits for it for long, and it never takes more than a ninth of the
-interpreter.
+eight times as long as that has taken, but for a tenth of a second at most: so nobody waits for it for long, and it
+hardly takes more than a ninth of the interpreter.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from raftkv.snapshots import Save, SnapshotFailed, SnapshotSaved, write_snapshot
 
 _REST: Final = 8
 """Times as long as what has just been done."""
+_LONGEST_REST: Final = 0.1
+"""Seconds. What took longer has waited for the disk, and held up nobody."""
 
 
 class SnapshotThread:
@@ -30,15 +32,15 @@ class SnapshotThread:
         storage: LogStorage,
         bring: Callable[[SnapshotSaved | SnapshotFailed], None],
         fail: Callable[[BaseException], None],
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         """`bring` takes what has become of a save; `fail` stops the node."""
         self._storage = storage
         self._bring = bring
         self._fail = fail
-        self._sleep = sleep
+        self._stopped = threading.Event()
+        self._sleep = sleep or self._stopped.wait
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
 
     def start(self) -> None:
@@ -46,7 +48,7 @@ class SnapshotThread:
 
     def stop(self) -> None:
         """Give up what is under way, and end."""
-        self._is_stopping = True
+        self._stopped.set()
         self._jobs.put(None)
         if self._thread.is_alive():
             self._thread.join()
@@ -59,7 +61,7 @@ class SnapshotThread:
 
     def _run(self) -> None:
         try:
-            while (job := self._jobs.get()) is not None and not self._is_stopping:
+            while (job := self._jobs.get()) is not None and not self._stopped.is_set():
                 job()
         except BaseException as error:
             self._fail(error)
@@ -70,9 +72,9 @@ class SnapshotThread:
             while True:
                 began = time.perf_counter()
                 next(steps)
-                if self._is_stopping:
+                if self._stopped.is_set():
                     save.is_wanted = False
                 else:
-                    self._sleep(_REST * (time.perf_counter() - began))
+                    self._sleep(min(_REST * (time.perf_counter() - began), _LONGEST_REST))
         except StopIteration as end:
             self._bring(end.value)

@@ -465,6 +465,11 @@ class PeerSender:
         self._has_answered = False
 
     @property
+    def address(self) -> str:
+        """Where it sends to."""
+        return self._address
+
+    @property
     def has_answered(self) -> bool:
         """Whether the peer has ever been heard there."""
         return self._has_answered

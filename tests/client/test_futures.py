@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Sequence
@@ -168,6 +169,37 @@ def test_many_threads_have_their_own_results(cluster: FakeCluster, client: Clien
     codes = [op.code for a in cluster.arrived for op in a.batch.operations]
     assert codes.count(Code.SET_IF_ABSENT) == 320
     assert len(cluster.arrived) < 320
+
+
+def test_a_finalizer_may_look_at_a_future_while_another_is_made_ready_to_be_waited_for() -> None:
+    """It runs in whatever allocation the garbage collector chooses, and must not find a lock held there."""
+    futures = [LeanFuture() for _ in range(1000)]
+    seen: list[bool] = []
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            seen.append(futures.pop().cancelled())
+            if len(futures) > 500:
+                Garbage()
+
+    def look() -> None:
+        Garbage()
+        for future in futures[:400]:
+            future.cancelled()
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(10)
+    finally:
+        gc.set_threshold(*before)
+    assert not looking.is_alive()
+    assert len(seen) > 100
 
 
 def test_a_future_that_somebody_looks_at_is_not_done_in_between() -> None:

@@ -456,6 +456,12 @@ CLIENTS = [
         ("tests/client/test_futures.py",),
     ),
     Mutant(
+        "a future's condition is made while all others are locked out",
+        (),
+        (Patch("calls.py", "LeanFuture._condition", "self._own_condition or new", "threading.Condition()"),),
+        ("tests/client/test_futures.py",),
+    ),
+    Mutant(
         "a future is done before its result is there",
         (),
         (

@@ -105,6 +105,18 @@ MEMBERSHIP = [
         _WIPED,
     ),
     Mutant(
+        "who is added again is sent to where its predecessor was",
+        (),
+        (Patch("peers.py", "Peers.follow_configuration", "self._forget(peer)", "pass"),),
+        ("tests/node/test_peers.py",),
+    ),
+    Mutant(
+        "who is added again is taken for one that moves",
+        (),
+        (Patch("peers.py", "Peers.follow_configuration", "if is_the_same and", "if"),),
+        ("tests/node/test_peers.py",),
+    ),
+    Mutant(
         "who moves is not sent to where it was",
         (),
         (Patch("peers.py", "Peers.sender", "return sender if former.is_silent else former", "return sender"),),

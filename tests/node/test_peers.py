@@ -50,6 +50,23 @@ class Node:
         self.configuration = replace(self.configuration, addresses=tuple({**FOUNDERS, 2: address}.items()))
         self.peers.follow_configuration()
 
+    def add_again(self, address: str) -> None:
+        """The log says that another node 2 is there."""
+        self.configuration = replace(
+            self.configuration,
+            voters=frozenset({1, 3}),
+            learners=frozenset({2}),
+            addresses=tuple({**FOUNDERS, 2: address}.items()),
+            joined=((2, 17),),
+        )
+        self.peers.follow_configuration()
+
+    def remove(self) -> None:
+        self.configuration = replace(
+            self.configuration, voters=frozenset({1, 3}), addresses=((1, FOUNDERS[1]), (3, FOUNDERS[3]))
+        )
+        self.peers.follow_configuration()
+
     def sender(self) -> FakeSender:
         sender: Any = self.peers.sender(2)
         return sender  # type: ignore[no-any-return]
@@ -102,3 +119,16 @@ def test_a_node_to_which_nothing_was_sent_yet_is_sent_to_where_it_was_as_well() 
 
 def test_where_founding_members_were_long_ago_does_not_matter_to_a_node_that_starts() -> None:
     assert Node("b:2").sender().address == "b:2"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("address", ["a:2", "b:2"])
+def test_who_is_added_again_is_not_where_its_predecessor_was(node: Node, at_once: bool, address: str) -> None:
+    node.move("c:2")
+    if not at_once:
+        node.remove()
+        assert node.sender().address == "a:2", "it is still told that it has been removed"
+    node.add_again(address)
+    assert node.sender().address == address
+    assert node.sender() is node.made[-1], "another one, which has never been heard"
+    wait_until(lambda: node.made[0].is_closed, "the sender to its predecessor is closed")

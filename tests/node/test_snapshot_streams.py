@@ -71,7 +71,7 @@ class Leader:
         return self.gates[-1]
 
     def send(self, peer: int = 1) -> None:
-        self.senders.send(InstallSnapshot(2, peer, self.term, SNAPSHOT))
+        self.senders.send(InstallSnapshot(2, peer, self.term, SNAPSHOT), self.membership.addresses[peer])
 
     def wait(self) -> None:
         """Until something has come of one transfer."""
@@ -349,7 +349,7 @@ def test_a_leader_whose_own_snapshot_can_not_be_read_goes_on_without() -> None:
 
 def test_a_snapshot_whose_place_another_has_taken_in_the_same_turn_is_not_mistaken_for_it() -> None:
     with two_nodes() as (leader, _):
-        leader.senders.send(InstallSnapshot(2, 1, 1, SnapshotMeta(LogPosition(1, 2))))
+        leader.senders.send(InstallSnapshot(2, 1, 1, SnapshotMeta(LogPosition(1, 2))), leader.membership.addresses[1])
         assert leader.lost == [1]
         assert leader.notes == []
 

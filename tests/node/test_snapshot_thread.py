@@ -121,12 +121,37 @@ def test_a_save_under_way_is_given_up_when_the_node_stops() -> None:
     assert begun.wait(10)
     stop = threading.Thread(target=thread.stop)
     stop.start()
-    while not thread._is_stopping:
-        pass
+    assert thread._stopped.wait(10)
     stopping.set()
     stop.join(10)
     assert not stop.is_alive()
     assert isinstance(results.get(timeout=10), SnapshotFailed)
+
+
+def test_who_stops_waits_for_no_rest() -> None:
+    results: SimpleQueue[SnapshotSaved | SnapshotFailed] = SimpleQueue()
+    thread = SnapshotThread(MemoryStorage(), results.put, lambda error: None)
+    rests: SimpleQueue[float] = SimpleQueue()
+
+    def rest(seconds: float) -> None:
+        rests.put(seconds)
+        wait(600)
+
+    wait, thread._sleep = thread._sleep, rest
+    thread.start()
+    thread.save(save_of(10_000))
+    rests.get(timeout=10)
+    thread.stop()
+    assert isinstance(results.get(timeout=10), SnapshotFailed)
+
+
+def test_who_has_waited_long_for_the_disk_does_not_rest_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr("raftkv.snapshot_thread.time.perf_counter", lambda: next(hours))
+    bench.thread.start()
+    bench.thread.save(save_of(10_000))
+    bench.result()
+    assert set(bench.rests) == {0.1}
 
 
 def test_a_thread_that_was_never_started_is_stopped_all_the_same() -> None:

@@ -175,6 +175,44 @@ def test_who_was_away_while_it_was_moved_is_told_so_where_it_was(make_cluster: M
     check_logs(cluster)
 
 
+@pytest.mark.timeout(120)
+def test_who_was_away_while_it_was_moved_and_lacks_what_is_forgotten_is_told_so_with_a_snapshot(
+    make_cluster: MakeCluster,
+) -> None:
+    forgetful = {"SNAPSHOT_LOG_ENTRIES": 20, "SNAPSHOT_LOG_BYTES": 1_000_000, "KEPT_LOG_BYTES": 1}
+    cluster: Cluster = make_cluster(size=3, settings={**QUICK, **forgetful, "SEGMENT_BYTES": 65536})
+    cluster.start()
+    with cluster.client() as client:
+        moving = cluster.followers()[0]
+        moving.kill()
+        (address,) = free_addresses(1)
+        client.add_member(moving.id, address)
+        for n in range(100):
+            client.set(f"k{n}", "v" * 4000)
+        wait_until(lambda: "has saved its state" in cluster.leader().log, "the leader has forgotten the first entries")
+        moving.start(wait=False)
+        wait_until(lambda: f"is to be reached at {address} from now on" in moving.log, "it is told to move")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_a_member_is_replaced_under_its_id_at_another_address(make_cluster: MakeCluster, is_alive: bool) -> None:
+    cluster: Cluster = make_cluster(size=3, settings=QUICK)
+    cluster.start()
+    with cluster.client() as client:
+        client.set("k", "v")
+        old = cluster.followers()[0]
+        if not is_alive:
+            old.kill()
+        client.remove_member(old.id)
+        new = Node(cluster, old.id, *free_addresses(1))
+        new.joins, new.data_dir = True, new.data_dir.parent / "the second"
+        cluster.nodes.append(new)
+        client.add_member(new.id, new.address)
+        new.start()
+        wait_until(lambda: (status := new.status()) is not None and status.membership == "voter", "it gets the vote")
+
+
 def program(cluster: Cluster, *commands: str) -> str:
     words = [word for command in commands for word in ("-c", command)]
     return run([sys.executable, str(ROOT / "client.py"), *cluster.addresses, *words], cluster.directory).stdout

@@ -276,7 +276,7 @@ class Checks:
                 break
             if entry.index > len(log) or (term := log[entry.index - 1].term) != entry.term:
                 committed_in = self.committed_in.get(entry.index, entry.term)
-                if entry.index <= len(log) and max(term, term_before) < committed_in:
+                if entry.index <= len(log) and max(term, term_before) < committed_in and self._is_kept(entry):
                     self._world.count("storage", "committed entries dropped for a leader of before")
                     break
                 raise Violation(f"n{member} drops the committed entry {describe_entry(entry)}")
@@ -285,6 +285,13 @@ class Checks:
                 continue
             if leader.replica is None or self._meant(leader.replica.raft.configuration, member) is view:
                 raise Violation(f"n{member} drops entries that n{other}, the leader of its term, counts on")
+
+    def _is_kept(self, entry: Entry) -> bool:
+        """Whether what has been committed is durable on a majority as it is now."""
+        return any(
+            _is_majority(configuration.voters, self._holders_of(entry.position, configuration))
+            for configuration in [self.configuration, *self._uncommitted()]
+        )
 
     def _match(self, member: int, previous_term: int, entry: Entry) -> None:
         """Log Matching: equal index and term, equal entry; and equal before it, since that was checked in its turn."""

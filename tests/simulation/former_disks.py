@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from raftkv.raft.configuration import Add, Change, Remove
-from raftkv.replica import Applied, Outcome, Refused
+from raftkv.replica import Applied, NotLeader, Outcome, Refused
 from tests.simulation.checks import Checks
 from tests.simulation.member import Member
 from tests.simulation.plan import Fault
@@ -116,7 +116,11 @@ class _Play:
 
     def _ask(self, change: Change, then: Callable[[], None]) -> None:
         def answered(outcome: Outcome) -> None:
-            if isinstance(outcome, Applied):
+            if self._stage.is_over:
+                # Unless it is clear that it has not been added it has to come up.
+                if isinstance(change, Add) and not isinstance(outcome, NotLeader | Refused):
+                    self._switch([self._victim], on=True)
+            elif isinstance(outcome, Applied):
                 self._stage.in_steps(0.0, then)  # not in the middle of the leader's turn
             elif isinstance(outcome, Refused) and outcome.try_again:
                 self._stage.in_steps(0.1, self._ask, change, then)

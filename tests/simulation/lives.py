@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from raftkv.raft.configuration import Add, Change, Remove
-from raftkv.replica import Applied, Outcome, Refused
+from raftkv.replica import Applied, NotLeader, Outcome, Refused
 from tests.simulation.checks import Checks
 from tests.simulation.member import Member
 from tests.simulation.plan import Fault
@@ -90,9 +90,12 @@ class _Play:
     def _bring_up_and_go_on(self, victim: Member, rest: list[Member]) -> None:
         if not self._lives_left:
             self._separate(victim)
+        self._bring_up(victim)
+        self._add(rest)
+
+    def _bring_up(self, victim: Member) -> None:
         victim.is_wanted = True
         victim.start()
-        self._add(rest)
 
     def _end_of_the_last_life(self) -> None:
         """Each gets the log until that names it; when all have got so far, the leader goes."""
@@ -136,7 +139,11 @@ class _Play:
 
     def _ask(self, change: Change, then: Callable[..., None], *arguments: object) -> None:
         def answered(outcome: Outcome) -> None:
-            if isinstance(outcome, Applied):
+            if self._stage.is_over:
+                # Unless it is clear that it has not been added it has to come up.
+                if isinstance(change, Add) and not isinstance(outcome, NotLeader | Refused):
+                    self._bring_up(next(victim for victim in self._victims if victim.id == change.member))
+            elif isinstance(outcome, Applied):
                 # Not in the middle of the leader's turn.
                 self._stage.in_steps(0.0, then, *arguments)
             elif isinstance(outcome, Refused) and outcome.try_again:

@@ -10,7 +10,7 @@ from raftkv.kv import StateMachine
 from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, RequestVoteReply
-from raftkv.raft.types import ORIGIN, Entry, EntryKind, HardState
+from raftkv.raft.types import ORIGIN, Configuration, Entry, EntryKind, HardState
 from tests.simulation.checks import Checks
 from tests.simulation.world import Clock, Violation, World
 
@@ -19,6 +19,7 @@ from tests.simulation.world import Clock, Violation, World
 def checks() -> Checks:
     world = World(seed=1)
     checks = Checks(world, trusts_clocks=True)
+    checks.configuration = Configuration(frozenset({1, 2, 3}))
     for member in (1, 2, 3):
         checks.watch(member, Clock(world, rate=1.0, start=0.0))
     return checks
@@ -93,10 +94,20 @@ def test_only_for_a_leader_of_before_is_a_committed_entry_dropped(
     checks: Checks, committed_in: int, is_noticed: bool
 ) -> None:
     """1 has led term 1. The leader of term 2 does not have entry 2, that of term 3 does."""
-    persist(checks, 1, HardState(term=1), entry(1, 1), entry(2, 1))
+    for member in (1, 2, 3):
+        persist(checks, member, HardState(term=1), entry(1, 1), entry(2, 1))
     checks.committed += [entry(1, 1), entry(2, 1)]
     checks.committed_in[2] = committed_in
     with pytest.raises(Violation) if is_noticed else nullcontext():
+        persist(checks, 1, HardState(term=3), entry(2, 2))
+
+
+def test_what_a_majority_holds_no_more_is_dropped_for_nobody(checks: Checks) -> None:
+    for member in (1, 2):
+        persist(checks, member, HardState(term=1), entry(1, 1), entry(2, 1))
+    checks.committed += [entry(1, 1), entry(2, 1)]
+    checks.committed_in[2] = 3
+    with pytest.raises(Violation, match="n1 drops the committed entry 2 of term 1"):
         persist(checks, 1, HardState(term=3), entry(2, 2))
 
 

@@ -42,6 +42,7 @@ FOUND = {
     507992: "(simulator) who was added when the storm was over was not started",
     701620: "(simulator) readers went on to stop their leader when the storm was over",
     803363: "(simulator) chunks of snapshots were reordered when the storm was over, and eight members have many",
+    1101058: "(simulator) a member that was to have another life was not started when the storm was over",
     901838: "(simulator) who hears late of a leader without an entry drops it, though a later one has committed it",
 }
 """Seeds that have found something, and what."""
