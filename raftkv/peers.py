@@ -127,18 +127,23 @@ class Peers:
             joined=joined,
             wiped=frozenset(p for p in self.membership.wiped if joined.get(p) == self.membership.joined.get(p)),
         )
-        for peer in (self.senders.keys() | self._former.keys()) & addresses.keys():
-            if joined.get(peer) != former.joined.get(peer) or peer not in before:
-                self._forget(peer)  # another one has its id by now
-        for peer in addresses.keys() & before.keys() - {me}:
-            is_the_same = joined.get(peer) == former.joined.get(peer)
-            if is_the_same and addresses[peer] != before[peer] and not is_first:
-                self._move(peer, former)
-        for sender in self._all_senders():  # whoever has been removed is still told so, by the sender that is there
-            sender.introduce(self.membership)
+        if not is_first:
+            self._follow_addresses(former)
         new = [m for m in members_to_wire(self.membership, configuration) if m.address != before.get(m.id)]
         if new:
             self._announce(new)
+
+    def _follow_addresses(self, former: Membership) -> None:
+        """See to it that senders send to where members are. Whoever has been removed is still told so, by the one that
+        is there."""
+        before, now = former.addresses, self.membership.addresses
+        for peer in now.keys() - {self.membership.me}:
+            if peer not in before or self.membership.joined.get(peer) != former.joined.get(peer):
+                self._forget(peer)  # if there is a sender, it is to another one, who had this id
+            elif now[peer] != before[peer]:
+                self._move(peer, former)
+        for sender in self._all_senders():
+            sender.introduce(self.membership)
 
     def _forget(self, peer: int) -> None:
         """Where it was there is another one, which had this id before."""

@@ -107,13 +107,19 @@ MEMBERSHIP = [
     Mutant(
         "who is added again is sent to where its predecessor was",
         (),
-        (Patch("peers.py", "Peers.follow_configuration", "self._forget(peer)", "pass"),),
+        (Patch("peers.py", "Peers._follow_addresses", "self._forget(peer)", "pass"),),
         ("tests/node/test_peers.py",),
     ),
     Mutant(
         "who is added again is taken for one that moves",
         (),
-        (Patch("peers.py", "Peers.follow_configuration", "if is_the_same and", "if"),),
+        (
+            Patch(
+                *("peers.py", "Peers._follow_addresses"),
+                " or self.membership.joined.get(peer) != former.joined.get(peer)",
+                "",
+            ),
+        ),
         ("tests/node/test_peers.py",),
     ),
     Mutant(
