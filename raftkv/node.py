@@ -79,8 +79,8 @@ STOP_GRACE: Final = 1.0
 _TRANSFER_PAUSE: Final = 0.05
 """Seconds before a transfer is tried again that has been refused."""
 _CHUNK_TIMEOUTS: Final = 5
-"""How many times longer than for other requests a follower may take for a chunk of a snapshot, for its disk
-may have much to do: a transfer that is given up for less is soon begun again."""
+"""How many times longer than for other requests a follower may take for a chunk of a snapshot, which it may have to
+sync: a transfer that is given up for less is soon begun again."""
 _STRANGER_INTERVAL: Final = 60.0
 """Seconds before the same refusal of the same peer is logged again."""
 

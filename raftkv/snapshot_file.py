@@ -20,9 +20,9 @@ import google_crc32c
 from raftkv.disk import TEMPORARY_SUFFIX, Disk, File, disk_errors
 from raftkv.log_storage import RESTORE, StorageError
 
-_BEGIN_BYTES: Final = 512 << 10
-"""Each time so many bytes have been written they begin to go to the disk: the sync at the end must not have much to do,
-for a sync of the log would wait for it."""
+_SYNC_BYTES: Final = 512 << 10
+"""After so many bytes a file that is being written is synced: a sync of the log must not wait for much of it, and
+who gets a snapshot must not take it faster than its disk does."""
 _READ_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"snapshot-[1-9][0-9]*")
 
@@ -72,8 +72,8 @@ class SnapshotFile:
         assert not self.is_finished
         with disk_errors(self.name):
             self._file.write(self.size, data)
-            if self.size // _BEGIN_BYTES != (self.size + len(data)) // _BEGIN_BYTES:
-                self._file.begin_sync()
+            if self.size // _SYNC_BYTES != (self.size + len(data)) // _SYNC_BYTES:
+                self._file.sync()
         self.size += len(data)
         self.checksum = google_crc32c.extend(self.checksum, data)
 

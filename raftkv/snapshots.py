@@ -10,9 +10,8 @@ At most one save is under way. A snapshot that is installed meanwhile makes it w
 thrown away (hazard 32).
 
 A saved state has been replaced by two things, so two must have grown before the next one is worth its writing: the log
-that a restart would have to replay, by a number of bytes or entries; and no less than twice the size of the last
-snapshot, so that a large state is not written over and over again for little: one that only grows is written one and a
-half times.
+that a restart would have to replay, by a number of bytes or entries; and no less than the size of the last snapshot, so
+that a large state is not written over and over again for little.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class SnapshotPolicy:
     """How much the log grows before the state is saved again."""
     log_entries: int = 1_000_000
     """The same, in entries: whichever comes first."""
-    least_growth: int = 2
+    least_growth: int = 1
     """What `log_bytes` is at least, in sizes of the last snapshot."""
     kept_log_bytes: int = 8 << 20
     """Of log that is kept though a snapshot stands for it."""

@@ -45,20 +45,6 @@ def test_what_was_written_is_read_with_nothing_behind_it(disk: Disk, tmp_path: P
     assert disk.open(str(tmp_path / "file")).size() == 0
 
 
-def test_what_is_on_its_way_to_the_disk_is_read_and_written_as_ever(disk: Disk, tmp_path: Path) -> None:
-    file = disk.create(str(tmp_path / "file"))
-    file.begin_sync()
-    file.write(0, b"a" * 100_000)
-    file.begin_sync()
-    file.write(99_999, b"b" * 100_000)
-    file.begin_sync()
-    assert file.size() == 199_999
-    file.sync()
-    file.begin_sync()
-    assert file.read(99_998, 3) == b"abb"
-    file.close()
-
-
 def test_a_replaced_file_is_gone_and_one_that_is_open_stays_readable(disk: Disk, tmp_path: Path) -> None:
     old, new = disk.create(str(tmp_path / "old")), disk.create(str(tmp_path / "new"))
     old.write(0, b"old")
