@@ -41,8 +41,6 @@ class SnapshotPolicy:
     """How much the log grows before the state is saved again."""
     log_entries: int = 1_000_000
     """The same, in entries: whichever comes first."""
-    least_growth: int = 1
-    """What `log_bytes` is at least, in sizes of the last snapshot."""
     kept_log_bytes: int = 8 << 20
     """Of log that is kept though a snapshot stands for it."""
     retry_after: float = 10.0
@@ -222,7 +220,7 @@ class Snapshots:
 
     def _is_due(self) -> bool:
         entries = self._machine.applied_index - self._saved_index
-        bytes_wanted = max(self._policy.log_bytes, self._policy.least_growth * self._storage.snapshot_bytes)
+        bytes_wanted = max(self._policy.log_bytes, self._storage.snapshot_bytes)
         return entries > 0 and (self._bytes >= bytes_wanted or entries >= self._policy.log_entries)
 
     def saved(self, result: SnapshotSaved) -> None:

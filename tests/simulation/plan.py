@@ -276,14 +276,13 @@ def _draw_snapshots(rng: random.Random) -> tuple[SnapshotPolicy | None, float, f
     policy = SnapshotPolicy(
         log_bytes=rng.choice([1, 300, 1_000, 5_000]),
         log_entries=rng.choice([1, 5, 20, 1_000_000]),
-        least_growth=1,
         kept_log_bytes=rng.choice([0, 0, 300, 2_000]),
     )
     faults = {Fault.CRASH_IN_SAVE} if rng.random() < 0.4 else set()
     pace = rng.choice([0.001, 0.05, 0.3])
     if leaves_behind:
         faults.add(Fault.LEFT_BEHIND)
-        policy = SnapshotPolicy(rng.choice([1, 300]), rng.choice([1, 5]), least_growth=1, kept_log_bytes=0)
+        policy = SnapshotPolicy(log_bytes=rng.choice([1, 300]), log_entries=rng.choice([1, 5]), kept_log_bytes=0)
         pace = rng.choice([0.001, 0.01, 0.05])
     return policy, pace, frozenset(faults)
 
