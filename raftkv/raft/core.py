@@ -484,9 +484,8 @@ class Raft:
     def _replicate(self, leader: Leader) -> None:
         """Send what followers lack, as far as their windows allow; and begin the round that waiting reads need, unless
         one is under way: what arrives meanwhile shares the next one."""
-        last_round = leader.rounds.current
-        under_way = leader.rounds.by_majority(self.configuration.voters) < last_round
-        if leader.wanted_round > last_round and not under_way:
+        last_round, voters = leader.rounds.current, self.configuration.voters
+        if leader.wanted_round > last_round and leader.rounds.by_majority(voters) >= last_round:
             self._begin_round(leader)
         for peer, progress in leader.progress.items():
             while self._send_entries(leader, peer, progress):
@@ -534,7 +533,8 @@ class Raft:
         progress = leader.progress[reply.sender]
         if reply.round < progress.first_round or not self._goes_on_from(leader, reply):
             return
-        leader.rounds.acknowledge(reply.sender, reply.round, self._now)
+        if leader.rounds.acknowledge(reply.sender, reply.round, self._now):
+            self._renew_lease(leader)
         if reply.success:
             self._take_match(leader, reply.sender, reply.match_index)
             self._promote_if_caught_up(leader, reply.sender)
@@ -544,7 +544,6 @@ class Raft:
             # A follower that rejects what it once acknowledged has lost its log. Asking again at once would get the
             # same answer, as fast as the network goes.
             progress.probe_sent = progress.next_index > reply.rejected_index
-        self._renew_lease(leader)
 
     def _handle_install_reply(self, reply: InstallSnapshotReply) -> None:
         leader = self.role
@@ -579,14 +578,16 @@ class Raft:
 
     def _commit_by_majority(self, leader: Leader) -> None:
         """Commit what a majority holds durably; only an entry of this term commits by counting (5.4.2, figure 8)."""
-        if self._now < leader.serve_from:
+        if self._now < leader.serve_from or self.committed_index == self.log.last_index:
             return
         matches = {peer: progress.match_index for peer, progress in leader.progress.items()}
         matches[self.me] = self.log.durable_index
         index = reached_by_majority(self.configuration.voters, matches)
         if index > self.committed_index and self.log.term(index) == self.current_term:
+            begins_to_serve = not self.is_serving
             self._commit(index)
-            self._renew_lease(leader)
+            if begins_to_serve:
+                self._renew_lease(leader)
 
     def _commit(self, index: int) -> None:
         if index <= self.committed_index:
@@ -631,10 +632,14 @@ class Raft:
     # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------
 
     def _renew_lease(self, leader: Leader) -> None:
+        """To be called whenever something changes on which the lease rests: which rounds there are, who has
+        acknowledged which, who the voters are, whether this leader serves. In between it could only come out the
+        same."""
         voters = self.configuration.voters
+        acknowledged = leader.rounds.by_majority(voters)  # without leases, too, so that it forgets the rounds before
         if leader.has_let_go:
             return
-        if self.config.lease_duration and self.is_serving and leader.rounds.by_majority(voters):
+        if self.config.lease_duration and self.is_serving and acknowledged:
             length = self.config.lease_duration_ms / 1000 * (1 - self.config.clock_drift)
             until = leader.rounds.majority_heard_at(voters) + length
             self.lease = Grant(self.current_term, until) if until > -math.inf else None
@@ -642,7 +647,7 @@ class Raft:
     def _release_reads(self, leader: Leader, applied_index: int) -> list[ReadyRead]:
         """The reads that are confirmed, in order of arrival, as long as their index will have been applied by then."""
         released: list[ReadyRead] = []
-        if self.is_serving:
+        if leader.reads and self.is_serving:
             confirmed = leader.rounds.by_majority(self.configuration.voters)
             while leader.reads and leader.reads[0].round <= confirmed:
                 index = max(leader.reads[0].index, leader.term_start_index)

@@ -80,11 +80,14 @@ class Rounds:
         self.current += 1
         self._began.append((self.current, now))
 
-    def acknowledge(self, voter: int, round: int, now: float) -> None:
-        """The voter has answered a request of that round; an answer that comes late changes nothing (hazard 38)."""
-        if self._acknowledged.get(voter, 0) < round <= self.current:
-            self._acknowledged[voter] = round
-            self._answered_at[voter] = now
+    def acknowledge(self, voter: int, round: int, now: float) -> bool:
+        """The voter has answered a request of that round: whether that is news. Of each round it is once; and an answer
+        that comes late changes nothing (hazard 38)."""
+        if not self._acknowledged.get(voter, 0) < round <= self.current:
+            return False
+        self._acknowledged[voter] = round
+        self._answered_at[voter] = now
+        return True
 
     def by_majority(self, voters: Collection[int]) -> int:
         """The last round that a majority has acknowledged, the leader itself included."""
@@ -99,7 +102,7 @@ class Rounds:
         For CheckQuorum, which asks whether the others are there. A leader whose own disk was slow has heard from them
         when it comes back, though the round that they answered began long ago.
         """
-        answered = (now if voter == self._me else self._answered_at.get(voter, self._since) for voter in voters)
+        answered = [now if voter == self._me else self._answered_at.get(voter, self._since) for voter in voters]
         return sorted(answered, reverse=True)[majority(voters) - 1]
 
     def has_answered_since(self, voter: int, since: float) -> bool:

@@ -24,5 +24,5 @@ def reached_by_majority(voters: Collection[int], values: Mapping[int, int]) -> i
     With match indexes this is the index that could be committed (5.3); with rounds, the last round that a majority
     has acknowledged.
     """
-    reached = sorted((values.get(voter, 0) for voter in voters), reverse=True)
+    reached = sorted([values.get(voter, 0) for voter in voters], reverse=True)
     return reached[majority(voters) - 1]

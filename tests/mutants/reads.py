@@ -17,11 +17,11 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._release_reads",
-                "if self.is_serving:\n"
+                "if leader.reads and self.is_serving:\n"
                 "    confirmed = leader.rounds.by_majority(self.configuration.voters)\n"
                 "    while leader.reads and leader.reads[0].round <= confirmed:\n"
                 "        index = max(leader.reads[0].index, leader.term_start_index)",
-                "if True:\n"
+                "if leader.reads:\n"
                 "    confirmed = leader.rounds.by_majority(self.configuration.voters)\n"
                 "    while leader.reads and leader.reads[0].round <= confirmed:\n"
                 "        index = leader.reads[0].index",
@@ -209,7 +209,7 @@ READS = [
     Mutant(
         "a leader that waits commits",
         (42,),
-        (Patch(_CORE, "Raft._commit_by_majority", "if self._now < leader.serve_from:", "if False:"),),
+        (Patch(_CORE, "Raft._commit_by_majority", "self._now < leader.serve_from or ", ""),),
         _RULES,
         (1,),
     ),

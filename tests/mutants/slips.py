@@ -30,6 +30,18 @@ SLIPS = [
         "tests/raft/test_paper_5_3.py",
     ),
     _slip(
+        "the last entry is not worth counting for",
+        *(_CORE, "Raft._commit_by_majority", "self.committed_index == self.log.last_index"),
+        "self.committed_index >= self.log.last_index - 1",
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
+        "what the leader's own disk does not hold is not committed",
+        *(_CORE, "Raft._commit_by_majority", "self.committed_index == self.log.last_index"),
+        "self.committed_index >= self.log.durable_index",
+        "tests/raft/test_paper_5_3.py",
+    ),
+    _slip(
         "a leader commits as soon as its wait is nearly over",
         *(_CORE, "Raft._commit_by_majority", "self._now < leader.serve_from", "self._now < leader.serve_from - 0.001"),
         "tests/raft/test_lease_rules.py",
@@ -136,6 +148,28 @@ SLIPS = [
         "the lease counts from the latest round",
         *(_LEASE, "Rounds.majority_heard_at", "= self._began[0]", "= self._began[0][0], self._began[-1][1]"),
         "tests/raft/test_lease.py",
+    ),
+    _slip(
+        "only an answer to the latest round is news",
+        *(_LEASE, "Rounds.acknowledge", "return True", "return round == self.current"),
+        *("tests/raft/test_lease.py", "tests/raft/test_lease_rules.py"),
+    ),
+    _slip(
+        "the first commit of a term gives no lease",
+        *(_CORE, "Raft._commit_by_majority", "if begins_to_serve:", "if False:"),
+        "tests/raft/test_lease_rules.py",
+    ),
+    _slip(
+        "who grants no leases remembers all rounds",
+        *(_CORE, "Raft._renew_lease", "voters = self.configuration.voters"),
+        "if not self.config.lease_duration:\n    return\nvoters = self.configuration.voters",
+        "tests/raft/test_lease_rules.py",
+    ),
+    _slip(
+        "who has let go remembers all rounds",
+        *(_CORE, "Raft._renew_lease", "voters = self.configuration.voters"),
+        "if leader.has_let_go:\n    return\nvoters = self.configuration.voters",
+        "tests/raft/test_lease_rules.py",
     ),
     _slip(
         "a leader alone does not renew its lease",

@@ -109,10 +109,21 @@ def test_hazard_38_an_answer_of_an_earlier_round_does_not_lower_the_count() -> N
     assert rounds.by_majority(VOTERS) == 2
 
 
+def test_an_acknowledgement_is_news_once() -> None:
+    rounds = Rounds(me=1, now=0.0)
+    for now in (1.0, 2.0):
+        rounds.begin(now)
+    assert rounds.acknowledge(2, 2, now=3.0), "though a later round has begun"
+    assert not rounds.acknowledge(2, 2, now=4.0)
+    assert not rounds.acknowledge(2, 1, now=5.0)
+    assert rounds.acknowledge(3, 2, now=6.0), "of another voter"
+    assert rounds.acknowledge(2, 3, now=7.0)
+
+
 def test_a_round_that_never_began_is_not_acknowledged() -> None:
     rounds = Rounds(me=1, now=0.0)
-    rounds.acknowledge(2, 99, now=0.0)
-    rounds.acknowledge(3, 99, now=0.0)
+    assert not rounds.acknowledge(2, 99, now=0.0)
+    assert not rounds.acknowledge(3, 99, now=0.0)
     assert rounds.by_majority(VOTERS) == 0
 
 

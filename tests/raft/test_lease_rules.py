@@ -621,3 +621,20 @@ def test_a_leader_alone_in_its_cluster_renews_its_lease_by_itself() -> None:
 
     assert idle
     assert lone.has_lease()
+
+
+@pytest.mark.parametrize("config", [DEFAULTS, NO_LEASES])
+@pytest.mark.parametrize("hands_over", [False, True])
+def test_a_leader_forgets_the_rounds_of_before_whether_it_has_a_lease_or_not(config: Config, hands_over: bool) -> None:
+    """Or one that leads for a year would remember some hundred million of them."""
+    lone = Lone(config=config)
+    lone.serve()
+    if hands_over:
+        lone.transfer(2)
+
+    for _ in range(50):
+        lone.wait(HEARTBEAT)
+        lone.step(lone.ack(2))
+
+    assert lone.leader.rounds.current > 50
+    assert len(lone.leader.rounds._began) <= 2

@@ -51,6 +51,7 @@ from raftkv.replica import (
 )
 from raftkv.snapshots import load_snapshot
 from raftkv.transport import Request
+from tests.support.leases import lease_due
 from tests.support.snapshots import encoded, file_with
 
 Network = Callable[[Message], Sequence[float]]
@@ -471,6 +472,8 @@ class Cluster:
             if first and self.committed:
                 last = self.committed[-1]
                 self._require(raft.log.holds(last.position), f"S{member.id} leads without the committed {show(last)}")
+        due = lease_due(raft)
+        self._require(raft.lease == due, f"S{member.id} holds {raft.lease}, where {due} follows from the answers")
         holders = [m.id for m in self.members.values() if m.is_up and m.has_lease(self.now)]
         self._require(len(holders) <= 1, f"{holders} hold a lease at the same time")
 
