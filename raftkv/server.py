@@ -37,7 +37,7 @@ from raftkv.backup import MAX_BACKUPS, Backups
 from raftkv.change_membership import change_membership
 from raftkv.client_stream import ClientStream
 from raftkv.service import Refusal, Service
-from raftkv.streams import Answers, receive_once
+from raftkv.streams import Answers, Exchange, receive_once
 from raftkv.wire import raft_pb2 as wire
 
 Request = TypeVar("Request", bound=Message)
@@ -326,17 +326,17 @@ class Server:
 
     def _peer_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            answers = Answers(context, lambda: None) if Answers.are_possible(context) else None
+            exchange = Exchange(context) if Answers.are_possible(context) else None
             is_known = False
 
             def send(reply: wire.AppendEntriesReply) -> None:
-                assert answers is not None
-                answers.send(reply.SerializeToString())
+                assert exchange is not None
+                exchange.send(reply.SerializeToString())
 
             with self._refusing(context, wire.AppendEntriesRequest):
-                for data in requests:
+                for data in exchange or requests:
                     request = wire.AppendEntriesRequest.FromString(data)
-                    if answers is not None:
+                    if exchange is not None:
                         # Answered before it is applied, and taken together with the next one if that comes meanwhile.
                         service.begin_append(request, context, send)
                     else:

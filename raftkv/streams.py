@@ -1,7 +1,8 @@
 """Bidirectional gRPC calls that nobody waits for: theory of operation.
 
 A `Stream` is such a call as its caller sees it: it sends without waiting, and hands what arrives to a function.
-`Answers` is the server's side: it sends without waiting too.
+`Answers` is the server's side: it sends without waiting too. Where each message gets one answer, and nothing comes
+unasked, the call may be `paired`, and `Exchange` is the server's side of it.
 
 gRPC's own interface for such calls needs a thread that takes messages out of an iterator, and at the caller one more
 that iterates over the answers; each costs a hand-over on the way of every message. So where gRPC lets it, the
@@ -10,16 +11,24 @@ that has read it. A round trip then takes two thirds of the time (docs/performan
 not part of gRPC's promises, so there is the promised way too, taken if they should ever be missing; the tests run both.
 
 At most one message of a call is being sent; those behind it wait here, in order.
+
+That a message is on its way is told by gRPC's thread, too. To be woken for it costs that thread some 20 us of a
+processor, which whoever has the message would have better use for. Of paired messages that can be done without:
+operations that begin together are told of together, so a message is sent together with receiving what comes next, the
+answer to it at the caller and the next request at the server. Until that is there nothing else can be sent. So the
+server does so only with the last answer that it owes, and the caller with a small message, if nothing else is under way
+and the last answer came quickly: what has to wait behind it does not wait for long.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -27,6 +36,11 @@ try:
     cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 except ImportError:
     cygrpc = None
+
+_QUICK_S: Final = 0.002
+"""An answer that comes within this time is worth waiting for, once."""
+_SMALL_BYTES: Final = 32 << 10
+"""Of a message. A larger one takes its receiver so long that the next one should be there by then."""
 
 
 class Stream:
@@ -39,16 +53,18 @@ class Stream:
         method: str,
         received: Callable[[bytes], None],
         ended: Callable[[grpc.StatusCode, str], None],
+        is_paired: bool = False,
     ) -> None:
         """Begin a call of `method`. `received` gets each message; `ended`, once, the status with which the call ended,
-        and its details. Raises ValueError if the channel has been closed."""
+        and its details. `is_paired`: each message gets one answer, and nothing comes unasked. Raises ValueError if the
+        channel has been closed."""
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._is_sending = False
         requests: SimpleQueue[bytes | None] = SimpleQueue()
         begin: Any = channel.stream_stream(method)
         self._call = begin(self._take_from(requests))
-        self._transfer: _Transfer = _choose_transfer(self._call, requests, self._sent)
+        self._transfer: _Transfer = _choose_transfer(self._call, requests, self._sent, is_paired)
         self._call.add_done_callback(lambda call: self._finish(call, requests, ended))
         self._transfer.receive(received)
 
@@ -137,6 +153,86 @@ class Answers:
             self._start(data)
 
 
+class Exchange:
+    """A paired call at the server: an iterator over its requests, for one thread; and `send` for the answers, one to
+    each request and in their order, from any thread. Possible where `Answers` are; ends with the call."""
+
+    def __init__(self, context: Any) -> None:
+        context.send_initial_metadata(())
+        self._call = context._rpc_event.call
+        self._arrived: SimpleQueue[bytes | None] = SimpleQueue()
+        """A request that has not been taken yet; None at the end."""
+        self._lock = threading.Lock()  # guards the rest
+        self._unsent: deque[bytes] = deque()
+        self._unanswered = 0
+        """Requests that have arrived, and whose answers have not begun to be sent."""
+        self._is_sending = False
+        self._is_receiving = False
+
+    def __iter__(self) -> Exchange:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._lock:
+            is_due = not self._is_receiving
+            self._is_receiving = True
+        if is_due:
+            self._start((cygrpc.ReceiveMessageOperation(0),), self._received)
+        data = self._arrived.get()
+        if data is None:
+            raise StopIteration
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send an answer, after those that are waiting."""
+        with self._lock:
+            self._unsent.append(data)
+        self._send_next()
+
+    def _send_next(self) -> None:
+        with self._lock:
+            if self._is_sending or not self._unsent:
+                return
+            data = self._unsent.popleft()
+            self._unanswered -= 1
+            self._is_sending = True
+            # Another answer could not be sent before the next request is there: so only with the last one.
+            is_paired = not self._unanswered and not self._is_receiving
+            self._is_receiving = self._is_receiving or is_paired
+        if is_paired:
+            operations = cygrpc.SendMessageOperation(data, 0), cygrpc.ReceiveMessageOperation(0)
+            self._start(operations, self._sent_and_received)
+        else:
+            self._start((cygrpc.SendMessageOperation(data, 0),), self._sent)
+
+    def _start(self, operations: tuple[Any, ...], done: Callable[[Any], tuple[None, tuple[()]]]) -> None:
+        try:
+            self._call.start_server_batch(operations, done)
+        except ValueError:  # the call has ended
+            self._arrived.put(None)
+
+    # ---- called by gRPC's thread; what they return says that the call goes on ----------------------------------------
+
+    def _sent(self, event: Any) -> tuple[None, tuple[()]]:
+        with self._lock:
+            self._is_sending = False
+        if event.success:
+            self._send_next()
+        return None, ()
+
+    def _received(self, event: Any) -> tuple[None, tuple[()]]:
+        with self._lock:
+            self._is_receiving = False
+            self._unanswered += 1
+        self._arrived.put(event.batch_operations[-1].message())
+        return None, ()
+
+    def _sent_and_received(self, event: Any) -> tuple[None, tuple[()]]:
+        with self._lock:
+            self._is_sending = False
+        return self._received(event)
+
+
 def receive_once(rpc_event: Any, received: Callable[[bytes | None], None]) -> bool:
     """At a server: have the first message of a call handed over by gRPC's thread, or None if there is none. Whether
     this gRPC lets that be; if not, nothing has been done. `received` must neither wait nor raise."""
@@ -160,9 +256,11 @@ class _Transfer(Protocol):
     def receive(self, received: Callable[[bytes], None]) -> None: ...
 
 
-def _choose_transfer(call: Any, requests: SimpleQueue[bytes | None], sent: Callable[[], None]) -> _Transfer:
+def _choose_transfer(
+    call: Any, requests: SimpleQueue[bytes | None], sent: Callable[[], None], is_paired: bool
+) -> _Transfer:
     if _Direct.is_possible(call):
-        return _Direct(call, sent)
+        return _Paired(call, sent) if is_paired else _Direct(call, sent)
     return _Promised(call, requests)
 
 
@@ -191,19 +289,19 @@ class _Direct:
             if event.success:
                 self._sent()
 
-        self._begin(cygrpc.SendMessageOperation(data, 0), done)
+        self._begin((cygrpc.SendMessageOperation(data, 0),), done)
 
     def receive(self, received: Callable[[bytes], None]) -> None:
         def done(event: Any) -> None:
             data = event.batch_operations[0].message()
             if data is not None:
                 received(data)
-                self._begin(operation, done)
+                self._begin(operations, done)
 
-        operation = cygrpc.ReceiveMessageOperation(0)
-        self._begin(operation, done)
+        operations = (cygrpc.ReceiveMessageOperation(0),)
+        self._begin(operations, done)
 
-    def _begin(self, operation: Any, done: Callable[[Any], None]) -> None:
+    def _begin(self, operations: tuple[Any, ...], done: Callable[[Any], None]) -> None:
         state, token = self._state, object()
 
         def finished(event: Any) -> bool:
@@ -213,8 +311,59 @@ class _Direct:
                 return not state.due
 
         with state.condition:
-            if self._operate((operation,), finished):
+            if self._operate(operations, finished):
                 state.due.add(token)
+
+
+class _Paired(_Direct):
+    """For a paired call: receives as long as an answer is due, and if it can, sends and receives with one operation."""
+
+    def __init__(self, call: Any, sent: Callable[[], None]) -> None:
+        super().__init__(call, sent)
+        self._received: Callable[[bytes], None]
+        self._lock = threading.Lock()  # guards the rest
+        self._unanswered = 0
+        """While there are any, something is being received."""
+        self._waits_since = 0.0
+        """When the oldest of them was sent, if nothing was unanswered then; else 0."""
+        self._last_wait = float("inf")
+        """Seconds that the last answer took that was waited for alone."""
+
+    def receive(self, received: Callable[[bytes], None]) -> None:
+        self._received = received
+
+    def send(self, data: bytes) -> None:
+        with self._lock:
+            is_alone = not self._unanswered
+            self._unanswered += 1
+            if is_alone:
+                self._waits_since = time.monotonic()
+            together = is_alone and self._last_wait < _QUICK_S and len(data) <= _SMALL_BYTES
+        if together:
+            operations = cygrpc.SendMessageOperation(data, 0), cygrpc.ReceiveMessageOperation(0)
+            self._begin(operations, self._exchanged)
+            return
+        if is_alone:
+            self._begin((cygrpc.ReceiveMessageOperation(0),), self._answered)
+        super().send(data)
+
+    def _exchanged(self, event: Any) -> None:
+        if event.success:
+            self._sent()
+        self._answered(event)
+
+    def _answered(self, event: Any) -> None:
+        data = event.batch_operations[-1].message()
+        if data is None:
+            return  # the call has ended
+        with self._lock:
+            if self._waits_since:
+                self._last_wait, self._waits_since = time.monotonic() - self._waits_since, 0.0
+            self._unanswered -= 1
+            is_more_due = self._unanswered > 0
+        if is_more_due:
+            self._begin((cygrpc.ReceiveMessageOperation(0),), self._answered)
+        self._received(data)
 
 
 class _Promised:

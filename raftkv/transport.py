@@ -520,6 +520,7 @@ class PeerSender:
                 APPEND_ENTRIES_STREAM,
                 lambda data: self._bulk_answered(bulk, data),
                 lambda code, details: self._bulk_ended(bulk, code, details),
+                is_paired=True,
             )
         assert bulk.stream is not None
         with self._lock:

@@ -1,4 +1,4 @@
-"""One bidirectional call, with both ways of transfer."""
+"""One bidirectional call, with all ways of transfer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from raftkv import streams
 from raftkv.streams import Stream
 from tests.support.processes import ROOT, free_port
 
-METHOD = "/Test/Echo"
 Ended = tuple[grpc.StatusCode, str]
 
 
@@ -30,7 +29,18 @@ def echo(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[b
         yield request
 
 
-@pytest.fixture(params=["_Direct", "_Promised"])
+def hold(requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
+    """Answers one whose text begins with "first" only when the next one is there."""
+    for request in requests:
+        if request.startswith(b"first"):
+            following = next(requests)
+            yield request
+            yield following
+        else:
+            yield request
+
+
+@pytest.fixture(params=["_Direct", "_Paired", "_Promised"])
 def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "_Promised":
         monkeypatch.setattr(streams, "cygrpc", None)
@@ -40,7 +50,10 @@ def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def address() -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(4))
-    handlers: Any = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    handlers: Any = {
+        "Echo": grpc.stream_stream_rpc_method_handler(echo),
+        "Hold": grpc.stream_stream_rpc_method_handler(hold),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -57,10 +70,22 @@ def channel(address: str) -> Iterator[grpc.Channel]:
 class Opened:
     """A stream, and what comes out of it."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, transfer: str, method: str = "/Test/Echo") -> None:
         self.received: SimpleQueue[bytes] = SimpleQueue()
         self.ended: SimpleQueue[Ended] = SimpleQueue()
-        self.stream = Stream(channel, METHOD, self.received.put, lambda code, text: self.ended.put((code, text)))
+        self.stream = Stream(
+            channel,
+            method,
+            self.received.put,
+            lambda code, text: self.ended.put((code, text)),
+            is_paired=transfer == "_Paired",
+        )
+
+    def ask(self, *messages: bytes) -> list[bytes]:
+        """Send them one after the other: what comes back."""
+        for message in messages:
+            self.stream.send(message)
+        return [self.received.get(timeout=10) for _ in messages]
 
     def end(self) -> Ended:
         ended = self.ended.get(timeout=10)
@@ -69,14 +94,14 @@ class Opened:
 
 
 def test_the_way_of_transfer_is_the_one_meant(channel: grpc.Channel, transfer: str) -> None:
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
     assert type(opened.stream._transfer).__name__ == transfer
     opened.stream.cancel()
     opened.end()
 
 
 def test_messages_go_and_come_in_order(channel: grpc.Channel, transfer: str) -> None:
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
     messages = [str(i).encode() * (i % 50) * 20 for i in range(500)]
     for message in messages:
         opened.stream.send(message)
@@ -86,7 +111,7 @@ def test_messages_go_and_come_in_order(channel: grpc.Channel, transfer: str) -> 
 
 
 def test_each_thread_s_messages_stay_in_order(channel: grpc.Channel, transfer: str) -> None:
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
 
     def send(name: bytes) -> None:
         for i in range(100):
@@ -105,7 +130,7 @@ def test_each_thread_s_messages_stay_in_order(channel: grpc.Channel, transfer: s
 def test_the_status_that_the_server_gives_is_told_and_later_messages_are_lost(
     channel: grpc.Channel, transfer: str
 ) -> None:
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
     opened.stream.send(b"end")
     assert opened.end() == (grpc.StatusCode.FAILED_PRECONDITION, "as you wish")
     opened.stream.send(b"late")
@@ -114,7 +139,7 @@ def test_the_status_that_the_server_gives_is_told_and_later_messages_are_lost(
 
 
 def test_a_cancelled_call_ends_once(channel: grpc.Channel, transfer: str) -> None:
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
     opened.stream.send(b"1")
     assert opened.received.get(timeout=10) == b"1"
     opened.stream.cancel()
@@ -125,14 +150,14 @@ def test_a_cancelled_call_ends_once(channel: grpc.Channel, transfer: str) -> Non
 
 def test_a_server_that_is_not_there_ends_the_call(transfer: str) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{free_port()}") as channel:
-        opened = Opened(channel)
+        opened = Opened(channel, transfer)
         opened.stream.send(b"1")
         assert opened.end()[0] is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_closed_channel_ends_the_call_and_takes_no_other(address: str, transfer: str) -> None:
     channel = grpc.insecure_channel(address)
-    opened = Opened(channel)
+    opened = Opened(channel, transfer)
     opened.stream.send(b"1")
     assert opened.received.get(timeout=10) == b"1"
     channel.close()
@@ -140,7 +165,82 @@ def test_a_closed_channel_ends_the_call_and_takes_no_other(address: str, transfe
     opened.stream.send(b"late")
     opened.stream.cancel()
     with pytest.raises(ValueError, match="closed"):
-        Opened(channel)
+        Opened(channel, transfer)
+
+
+# ---- paired messages -------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """In the place of the module `time`, in streams.py: an answer has taken as long as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+        self.steps: list[float] = []
+        """By how much it goes on after each time that it is asked; then it stands still."""
+
+    def monotonic(self) -> float:
+        now = self.now
+        self.now += self.steps.pop(0) if self.steps else 0.0
+        return now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(streams, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def operations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many parts each of gRPC's operations was that has begun."""
+    begun: list[int] = []
+    begin = streams._Direct._begin
+
+    def note(self: Any, parts: tuple[Any, ...], done: Any) -> None:
+        begun.append(len(parts))
+        begin(self, parts, done)
+
+    monkeypatch.setattr(streams._Direct, "_begin", note)
+    return begun
+
+
+def test_a_quick_peer_is_sent_a_message_together_with_receiving_its_answer(
+    channel: grpc.Channel, clock: Clock, operations: list[int]
+) -> None:
+    opened = Opened(channel, "_Paired")
+    for message in (b"1", b"2", b"3"):
+        assert opened.ask(message) == [message]
+    assert operations == [1, 1, 2, 2]  # that it is quick only the first answer tells
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_at_first_a_message_does_not_wait_for_the_answer_to_the_one_before(channel: grpc.Channel, clock: Clock) -> None:
+    opened = Opened(channel, "_Paired", "/Test/Hold")
+    assert opened.ask(b"first", b"second") == [b"first", b"second"]
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_a_message_does_not_wait_behind_one_whose_answer_may_take_long(channel: grpc.Channel, clock: Clock) -> None:
+    opened = Opened(channel, "_Paired", "/Test/Hold")
+    assert opened.ask(b"quick") == [b"quick"]
+    clock.steps = [0.1]  # between the message and its answer
+    assert opened.ask(b"slow") == [b"slow"]
+    assert opened.ask(b"first", b"second") == [b"first", b"second"]
+    opened.stream.cancel()
+    opened.end()
+
+
+def test_nothing_waits_behind_a_large_message(channel: grpc.Channel, clock: Clock) -> None:
+    opened = Opened(channel, "_Paired", "/Test/Hold")
+    assert opened.ask(b"quick") == [b"quick"]
+    large = b"first" + bytes(40_000)
+    assert opened.ask(large, b"second") == [large, b"second"]
+    opened.stream.cancel()
+    opened.end()
 
 
 @pytest.mark.parametrize("module", ["raftkv", "raftkv.client", "raft_node", "client", "benchmarks.library_load"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _LOG, _NODE, _SERVER, _SERVICE = "segmented_log.py", "node.py", "server.py", "service.py"
-_STORAGE, _TRANSPORT, _TURN = "storage.py", "transport.py", "turn.py"
+_STORAGE, _STREAMS, _TRANSPORT, _TURN = "storage.py", "streams.py", "transport.py", "turn.py"
 _CONVERSIONS = ("tests/node/test_conversions.py",)
 _SENDER = ("tests/node/test_peer_sender.py",)
 _TEST_SERVER = ("tests/node/test_server.py",)
+_TEST_STREAMS, _TEST_EXCHANGE = ("tests/client/test_streams.py",), ("tests/node/test_exchange.py",)
 
 SHARED = [
     Mutant(
@@ -55,6 +56,36 @@ SHARED = [
             ),
         ),
         _SENDER,
+    ),
+    Mutant(
+        "entries wait behind the answer of a slow follower",
+        (49,),
+        (Patch(_STREAMS, "_Paired.send", "and self._last_wait < _QUICK_S", ""),),
+        _TEST_STREAMS,
+    ),
+    Mutant(
+        "entries wait behind the answer to a large request",
+        (49,),
+        (Patch(_STREAMS, "_Paired.send", "and len(data) <= _SMALL_BYTES", ""),),
+        _TEST_STREAMS,
+    ),
+    Mutant(
+        "only the first of several answers is received",
+        (),
+        (Patch(_STREAMS, "_Paired._answered", "self._unanswered > 0", "False"),),
+        _TEST_STREAMS,
+    ),
+    Mutant(
+        "a follower's answer waits for a request that nobody makes",
+        (),
+        (Patch(_STREAMS, "Exchange._send_next", "not self._unanswered and", ""),),
+        _TEST_EXCHANGE,
+    ),
+    Mutant(
+        "an answer is sent while another one is",
+        (),
+        (Patch(_STREAMS, "Exchange._send_next", "self._is_sending or", ""),),
+        _TEST_EXCHANGE,
     ),
     Mutant(
         "a caller's thread works for the others for ever",
