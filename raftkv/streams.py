@@ -168,6 +168,9 @@ class Exchange:
         """Requests that have arrived, and whose answers have not begun to be sent."""
         self._is_sending = False
         self._is_receiving = False
+        # gRPC knows nothing of what begins here: once a call has ended, or the server, that may never be done.
+        if not context.add_callback(self._end):
+            self._end()
 
     def __iter__(self) -> Exchange:
         return self
@@ -209,7 +212,10 @@ class Exchange:
         try:
             self._call.start_server_batch(operations, done)
         except ValueError:  # the call has ended
-            self._arrived.put(None)
+            self._end()
+
+    def _end(self) -> None:
+        self._arrived.put(None)
 
     # ---- called by gRPC's thread; what they return says that the call goes on ----------------------------------------
 

@@ -82,6 +82,12 @@ SHARED = [
         _TEST_EXCHANGE,
     ),
     Mutant(
+        "a leader's stream outlives the server",
+        (),
+        (Patch(_STREAMS, "Exchange.__init__", "if not context.add_callback(self._end):", "if False:"),),
+        _TEST_EXCHANGE,
+    ),
+    Mutant(
         "an answer is sent while another one is",
         (),
         (Patch(_STREAMS, "Exchange._send_next", "self._is_sending or", ""),),

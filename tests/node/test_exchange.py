@@ -21,7 +21,8 @@ Serve = Callable[[Exchange], object]
 class Pair:
     """A caller, and a server that takes its requests out of an `Exchange`."""
 
-    def __init__(self, channel: grpc.Channel, is_over: threading.Event) -> None:
+    def __init__(self, channel: grpc.Channel, server: grpc.Server, is_over: threading.Event) -> None:
+        self.server = server
         self.is_over = is_over
         """The server's thread has come to the end."""
         self.answers: SimpleQueue[bytes] = SimpleQueue()
@@ -36,6 +37,9 @@ class Pair:
 
     def leave(self) -> None:
         self.stream.cancel()
+        self.see_the_end()
+
+    def see_the_end(self) -> None:
         assert self.is_over.wait(10), "the server's thread goes on waiting"
 
 
@@ -54,7 +58,7 @@ def pair(serve: Serve) -> Iterator[Pair]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Pair(channel, is_over)
+        yield Pair(channel, server, is_over)
     server.stop(None).wait()
 
 
@@ -143,3 +147,20 @@ def test_a_caller_that_says_nothing_is_waited_for_until_it_leaves() -> None:
     with pair(serve) as caller:
         assert has_begun.wait(10)
         caller.leave()
+
+
+def test_the_end_of_the_server_ends_the_iteration_though_grpc_does_nothing_any_more() -> None:
+    taken: SimpleQueue[bytes] = SimpleQueue()
+    go_on = threading.Event()
+
+    def serve(exchange: Exchange) -> None:
+        for request in exchange:
+            taken.put(request)
+            go_on.wait(10)
+
+    with pair(serve) as caller:
+        caller.send(b"1")
+        assert taken.get(timeout=10) == b"1"
+        caller.server.stop(None).wait()
+        go_on.set()
+        caller.see_the_end()
