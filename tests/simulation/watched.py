@@ -5,7 +5,7 @@ Nothing is changed in what they do. The order in which things are told is that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,13 @@ from raftkv.kv import FrozenState, StateMachine
 from raftkv.log_storage import SnapshotWriter
 from raftkv.operations import Result
 from raftkv.raft.types import Entry, HardState, SnapshotMeta
-from raftkv.replica import Outcome, Query, Replica
+from raftkv.replica import Input, Outcome, Query, Replica
 from raftkv.storage import Storage
 from tests.simulation.calls import IN_TURN, READ_INDEX, Call
 from tests.simulation.checks import incarnation_of
 from tests.simulation.disk import Boundary
+from tests.simulation.world import Violation
+from tests.support.leases import lease_due
 
 if TYPE_CHECKING:
     from tests.simulation.member import Member
@@ -95,6 +97,12 @@ class WatchedMachine(StateMachine):
 
 
 class WatchedReplica(Replica):
+    def turn(self, inputs: Iterable[Input], now: float) -> bool:
+        more = super().turn(inputs, now)
+        if self.raft.lease != lease_due(self.raft):
+            raise Violation(f"{self.raft.lease} is held, where {lease_due(self.raft)} follows from the answers")
+        return more
+
     def _ask_to_read(self, query: Query, now: float) -> None:
         lease = self.raft.lease
         if isinstance(query.caller, WatchedCaller):
