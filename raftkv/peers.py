@@ -26,11 +26,9 @@ from raftkv.log_storage import LogStorage
 from raftkv.raft.core import Raft
 from raftkv.raft.messages import (
     AppendEntries,
-    AppendEntriesReply,
-    InstallSnapshotReply,
     Message,
     RequestVote,
-    RequestVoteReply,
+    SignedReply,
 )
 from raftkv.raft.types import Configuration
 from raftkv.replica import Input
@@ -40,7 +38,7 @@ from raftkv.wire import raft_pb2 as wire
 
 log = logging.getLogger("raftkv")
 
-_SignedMessage: TypeAlias = AppendEntries | AppendEntriesReply | RequestVote | RequestVoteReply | InstallSnapshotReply
+_SignedMessage: TypeAlias = AppendEntries | RequestVote | SignedReply
 """They say from which disk they come."""
 
 
@@ -190,7 +188,7 @@ class Peers:
     def _has_another_disk(self, message: Message) -> bool:
         """Whether a member that was added later answers, where it is to be found, from another disk than the one that
         has its vote; and does not speak of an entry that our log does not tell of yet."""
-        if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
+        if not isinstance(message, SignedReply):
             return False
         is_known = message.joined <= self.membership.joined.get(message.sender, 0)
         return is_known and not self._raft.configuration.counts_with(message.sender, message.incarnation)

@@ -255,11 +255,10 @@ class Replica:
             self._take(item, now)
         self.raft.tick(now)
         ready = self.raft.ready()
-        if ready is None:
-            return self._snapshots.hurry(now)
-        self._carry_out(ready)
-        self._snapshots.after_turn(ready.committed, now)
-        return True
+        if ready is not None:
+            self._carry_out(ready)
+            self._snapshots.after_turn(ready.committed, now)
+        return self.raft.has_ready() or self._snapshots.hurry(now)
 
     def _take(self, item: Input, now: float) -> None:
         if isinstance(item, Write):

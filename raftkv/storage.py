@@ -296,10 +296,9 @@ class Storage:
 
     # Snapshots
 
-    def begin_snapshot(self, at_disks_pace: bool = False) -> SnapshotWriter:
+    def begin_snapshot(self) -> SnapshotWriter:
         self._refuse_if_unusable()
-        path = self._path(new_snapshot_name(next(self._snapshot_numbers)))
-        return SnapshotFile.create(self._disk, path, at_disks_pace)
+        return SnapshotFile.create(self._disk, self._path(new_snapshot_name(next(self._snapshot_numbers))))
 
     def open_snapshot(self) -> SnapshotReader:
         self._refuse_if_unusable()

@@ -36,12 +36,13 @@ from raftkv.raft.messages import (
     Message,
     RequestVote,
     RequestVoteReply,
+    SignedReply,
     TimeoutNow,
     TimeoutNowReply,
 )
 from raftkv.raft.progress import Progress, State
 from raftkv.raft.quorum import reached_by_majority
-from raftkv.raft.ready import Ready, ReadyRead
+from raftkv.raft.ready import Ready, ReadyRead, Urgent
 from raftkv.raft.roles import Candidate, Follower, Leader, Role, WaitingRead
 from raftkv.raft.types import (
     ORIGIN,
@@ -279,36 +280,44 @@ class Raft:
 
     # ---- output ------------------------------------------------------------------------------------------------------
 
+    def has_ready(self) -> bool:
+        """Whether `ready()` has something to give even if there is no input before: after `advance`, is there more?"""
+        is_durable = self.log.is_durable and self._hard_state == self._durable_hard_state
+        is_handed_out = self.handed_out_index == self.committed_index
+        return bool(self._outbox or self._lost_reads or self._notes) or not (is_durable and is_handed_out)
+
     def ready(self) -> Ready | None:
         """What is to be done now (ready.py says in which order), or None. `advance` has to follow before any input."""
         if self._outstanding is not None:
             raise InvariantBroken("ready() before advance()")
+        committed, reads = self._entries_to_apply(), list[ReadyRead]()
+        if isinstance(self.role, Leader):
+            self._replicate(self.role)
+            transfer.go_on_with_transfer(self, self.role)
+            reads = self._release_reads(self.role, committed[-1].index if committed else self.handed_out_index)
+        if not (reads or self.has_ready()):
+            return None
         ready = Ready(
             hard_state=self._hard_state if self._hard_state != self._durable_hard_state else None,
             snapshot=self.log.replacement(),
             entries=self.log.pending(),
             commit_index=self.committed_index,
-            committed=self._entries_to_apply(),
+            committed=committed,
+            reads=reads,
             lost_reads=self._lost_reads,
             notes=self._notes,
         )
-        if isinstance(self.role, Leader):
-            self._replicate(self.role)
-            transfer.go_on_with_transfer(self, self.role)
-            ready.reads = self._release_reads(self.role, ready.applied_index(self.handed_out_index))
         # The one place that decides what waits for the disk: everything, but a leader's AppendEntries (diss. 10.2.1).
         # Their term is durable since before the election was won, and their entries count for the leader itself only
         # once it has written them. A snapshot that is sent has long been durable.
         for message in self._outbox:
-            if not isinstance(message, AppendEntries | InstallSnapshot):
+            if not isinstance(message, Urgent):
                 ready.messages.append(message)
             elif message.term <= self._durable_hard_state.term:
                 ready.urgent.append(message)
             else:
                 raise InvariantBroken("a leader's message would leave before its term is durable")
         self._outbox, self._lost_reads, self._notes = [], [], []
-        if ready.is_empty():
-            return None
         self._outstanding = ready
         return ready
 
@@ -337,6 +346,8 @@ class Raft:
 
     def _settle_term(self, message: Message) -> bool:
         """Settle a difference between the message's term and ours; whether the message is still to be handled (5.1)."""
+        if message.term == self.current_term:
+            return True
         if isinstance(message, RequestVote | RequestVoteReply) and message.pre_vote:
             # The term of a pre-vote is one that might come to be. Only a refusal speaks of a real one.
             if isinstance(message, RequestVoteReply) and not message.granted and message.term > self.current_term:
@@ -364,7 +375,7 @@ class Raft:
         """Whether it answers from another disk than the one that has the vote. A member and its disk are one server of
         the paper, and votes and acknowledgements are that server's. Requests are judged as those of anybody who may be
         no member as far as this one knows (diss. 4.1): it may be our log that is behind."""
-        if not isinstance(message, AppendEntriesReply | RequestVoteReply | InstallSnapshotReply):
+        if not isinstance(message, SignedReply):
             return False
         return not self.configuration.counts_with(message.sender, message.incarnation)
 
@@ -408,7 +419,7 @@ class Raft:
         if follower.leader_id != request.sender:
             follower.leader_id = request.sender
             self._note(f"follows {request.sender}, the leader of term {self.current_term}")
-        if not elections.has_vote(self) and not self.voted_for:
+        if not self.voted_for and not elections.has_vote(self):
             # As above: it must not vote for another in this term, in which its earlier self may have elected this one.
             self._hard_state = replace(self._hard_state, voted_for=request.sender)
         follower.leader_heard_at = self._now
@@ -418,8 +429,8 @@ class Raft:
         """Promise the leader the lease that it asks for."""
         if request.lease_duration_ms:
             self._promises.promise(request.sender, request.term, request.lease_duration_ms, self._now)
-            longest = max(self._hard_state.longest_promise_ms, request.lease_duration_ms)
-            self._hard_state = replace(self._hard_state, longest_promise_ms=longest)
+        if request.lease_duration_ms > self.longest_promise_ms:
+            self._hard_state = replace(self._hard_state, longest_promise_ms=request.lease_duration_ms)
 
     def _handle_install_snapshot(self, request: InstallSnapshot) -> None:
         """Section 7. The driver has the snapshot that the message speaks of, all of it, and keeps it until `ready()`

@@ -74,8 +74,8 @@ def _check_leader(raft: Raft, leader: Leader, last: int) -> None:
         raise InvariantBroken(f"a leader knows of {sorted(others)}, not {sorted(leader.progress)}")
     if raft.me not in configuration.voters and raft.handed_out_index >= configurations.latest_index:
         raise InvariantBroken("a leader that is removed has stepped down")
-    uncommitted = configurations.count_after(raft.committed_index)
-    if raft.is_serving and not uncommitted <= 1:
+    if raft.is_serving and not configurations.count_after(raft.committed_index) <= 1:
+        uncommitted = configurations.count_after(raft.committed_index)
         raise InvariantBroken(f"one change of the configuration at a time, not {uncommitted}")
     for peer, progress in leader.progress.items():
         if not progress.match_index < progress.next_index <= last + 1:

@@ -44,7 +44,8 @@ class Promises:
 
     def promise(self, leader: int, term: int, duration_ms: int, now: float) -> None:
         """Promise `duration_ms` from now. A promise only ever grows (hazard 59)."""
-        self._until = {whom: until for whom, until in self._until.items() if until > now}
+        for whom in [whom for whom, until in self._until.items() if until <= now]:
+            del self._until[whom]
         whom, until = Leadership(leader, term), now + duration_ms / 1000 * (1 + self._clock_drift)
         self._until[whom] = max(until, self._until.get(whom, until))
 

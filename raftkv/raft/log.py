@@ -166,9 +166,9 @@ class Log:
         found: list[Entry] = []
         if first <= durable:
             found = self._store.entries(first, min(last, durable), max_bytes)
-        size = sum(len(entry.payload) for entry in found)
         start = first + len(found)
         if start > durable:
+            size = sum([len(entry.payload) for entry in found])
             for entry in self._tail[start - durable - 1 : last - durable]:
                 size += len(entry.payload)
                 if found and size > max_bytes:
@@ -206,6 +206,11 @@ class Log:
         self._tail = [*(entry for entry in self._tail if entry.index < index), *entries]
         self.configurations.truncate(index)
         self.configurations.take_in(entries)
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the store has all of it: nothing is pending, nor is a snapshot to be installed."""
+        return not self._tail and self._replaced_by is None
 
     def pending(self) -> list[Entry]:
         """What has to become durable. Its first index may be at or below the end of the store."""

@@ -167,3 +167,5 @@ class TimeoutNowReply:
 Request = AppendEntries | RequestVote | InstallSnapshot | TimeoutNow
 Reply = AppendEntriesReply | RequestVoteReply | InstallSnapshotReply | TimeoutNowReply
 Message = Request | Reply
+SignedReply = AppendEntriesReply | RequestVoteReply | InstallSnapshotReply
+"""Says from which disk it comes."""

@@ -29,9 +29,13 @@ class ReadyRead:
     index: int
 
 
+Urgent = AppendEntries | InstallSnapshot
+"""The only messages that do not wait for the disk."""
+
+
 @dataclass(slots=True)
 class Ready:
-    urgent: list[AppendEntries | InstallSnapshot] = field(default_factory=list)
+    urgent: list[Urgent] = field(default_factory=list)
     hard_state: HardState | None = None
     """The record to make durable; None if it has not changed."""
     snapshot: SnapshotMeta | None = None
@@ -47,11 +51,6 @@ class Ready:
     """Tokens of reads that this member can no longer serve, since it does not lead any more."""
     notes: list[str] = field(default_factory=list)
     """What a person should read in the log: elections, waits, stepping down."""
-
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        lists = (self.urgent, self.entries, self.messages, self.committed, self.reads, self.lost_reads, self.notes)
-        return self.hard_state is None and self.snapshot is None and not any(lists)
 
     def applied_index(self, before: int) -> int:
         """Up to where everything will have been applied after step 5, if it was up to `before`."""

@@ -77,10 +77,10 @@ def choose_target(
 def go_on_with_transfer(raft: Raft, leader: Leader) -> None:
     """Tell the target as soon as its log is equal to the leader's. Also, so that no client is left in doubt, not
     before everything is committed."""
-    transfer, last = leader.transfer, raft.log.last_index
+    transfer = leader.transfer
     if transfer is None or transfer.is_told or transfer.target not in leader.progress:
         return
-    if leader.progress[transfer.target].match_index == last == raft.committed_index:
+    if leader.progress[transfer.target].match_index == raft.log.last_index == raft.committed_index:
         # First of all the lease, as in _leave_leadership; and for good, for the message may arrive at any time.
         raft.lease = None
         leader.has_let_go = transfer.is_told = True

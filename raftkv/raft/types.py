@@ -112,7 +112,7 @@ class Configuration:
 
     def disk_of(self, member: int) -> bytes:
         """With which disk alone it has its vote; empty: not named, or no voter."""
-        return next((disk for voter, disk in self.disks if voter == member), b"")
+        return dict(self.disks).get(member, b"")
 
     def counts_with(self, member: int, disk: bytes) -> bool:
         """Whether a member's vote may be this disk's: it belongs to no other one."""

@@ -121,7 +121,7 @@ CLIENTS = [
     Mutant(
         "each attempt has a number of its own",
         (47,),
-        (Patch(_OUTBOX, "Outbox.take_writes", "if call.session != session:", "if True:"),),
+        (Patch(_OUTBOX, "Outbox.take_writes", "is_new = call.session != self.session", "is_new = True"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
@@ -400,8 +400,8 @@ CLIENTS = [
             Patch(
                 _OUTBOX,
                 "Outbox.take_writes",
-                "queue := retries or writes",
-                "queue := writes or retries",
+                "queue = self.retries or self.writes",
+                "queue = self.writes or self.retries",
             ),
         ),
         ("tests/client/test_pipeline.py",),

@@ -34,10 +34,10 @@ DURABILITY = [
             Patch(
                 _CORE,
                 "Raft.ready",
-                "if not isinstance(message, AppendEntries | InstallSnapshot):",
+                "if not isinstance(message, Urgent):",
                 "if isinstance(message, RequestVoteReply):\n"
                 "    ready.urgent.append(message)\n"
-                "elif not isinstance(message, AppendEntries | InstallSnapshot):",
+                "elif not isinstance(message, Urgent):",
             ),
         ),
         _BEFORE_DISK,
@@ -123,10 +123,10 @@ DURABILITY = [
             Patch(
                 _CORE,
                 "Raft.ready",
-                "if not isinstance(message, AppendEntries | InstallSnapshot):",
+                "if not isinstance(message, Urgent):",
                 "if isinstance(message, AppendEntriesReply):\n"
                 "    ready.urgent.append(message)\n"
-                "elif not isinstance(message, AppendEntries | InstallSnapshot):",
+                "elif not isinstance(message, Urgent):",
             ),
         ),
         _BEFORE_DISK,

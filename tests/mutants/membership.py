@@ -153,8 +153,8 @@ MEMBERSHIP = [
         (
             Patch(
                 *(_CORE, "Raft._is_from_anothers_disk"),
-                "AppendEntriesReply | RequestVoteReply | InstallSnapshotReply",
-                "AppendEntriesReply | RequestVoteReply | InstallSnapshotReply | AppendEntries | RequestVote",
+                "isinstance(message, SignedReply)",
+                "isinstance(message, SignedReply | AppendEntries | RequestVote)",
             ),
         ),
         _DISKS,
@@ -387,7 +387,7 @@ MEMBERSHIP = [
     Mutant(
         "a newcomer may vote in the term of its first leader",
         (),
-        (Patch(_CORE, "Raft._follow", "if not elections.has_vote(self) and not self.voted_for:", "if False:"),),
+        (Patch(_CORE, "Raft._follow", "if not self.voted_for and not elections.has_vote(self):", "if False:"),),
         _RULES,
     ),
     Mutant(

@@ -252,7 +252,7 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._promise",
-                "self._hard_state = replace(self._hard_state, longest_promise_ms=longest)",
+                "self._hard_state = replace(self._hard_state, longest_promise_ms=request.lease_duration_ms)",
                 "pass",
             ),
         ),
@@ -271,8 +271,8 @@ READS = [
             Patch(
                 _LEASE,
                 "Promises.promise",
-                "self._until = {whom: until for whom, until in self._until.items() if until > now}",
-                "self._until = {}",
+                "for whom in [whom for whom, until in self._until.items() if until <= now]:",
+                "for whom in list(self._until):",
             ),
         ),
         ("tests/raft/test_lease.py",),
@@ -284,8 +284,8 @@ READS = [
             Patch(
                 _CORE,
                 "Raft._promise",
-                "max(self._hard_state.longest_promise_ms, request.lease_duration_ms)",
-                "request.lease_duration_ms",
+                "if request.lease_duration_ms > self.longest_promise_ms:",
+                "if request.lease_duration_ms != self.longest_promise_ms:",
             ),
         ),
         _RULES,

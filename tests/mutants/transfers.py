@@ -124,7 +124,12 @@ TRANSFERS = [
         (
             _WAITING_TRANSFERS,
             _RELEASED_IS_ALL,
-            Patch(_TRANSFER, "go_on_with_transfer", "== last == raft.committed_index", "== last"),
+            Patch(
+                _TRANSFER,
+                "go_on_with_transfer",
+                "== raft.log.last_index == raft.committed_index",
+                "== raft.log.last_index",
+            ),
         ),
         _RULES,
         (65,),
@@ -174,13 +179,26 @@ TRANSFERS = [
     Mutant(
         "the target is told before it has caught up",
         (),
-        (Patch(_TRANSFER, "go_on_with_transfer", ".match_index == last == raft.committed_index", ".match_index >= 0"),),
+        (
+            Patch(
+                *(_TRANSFER, "go_on_with_transfer"),
+                ".match_index == raft.log.last_index == raft.committed_index",
+                ".match_index >= 0",
+            ),
+        ),
         _3_10,
     ),
     Mutant(
         "the target is told before everything is committed",
         (),
-        (Patch(_TRANSFER, "go_on_with_transfer", "== last == raft.committed_index", "== last"),),
+        (
+            Patch(
+                _TRANSFER,
+                "go_on_with_transfer",
+                "== raft.log.last_index == raft.committed_index",
+                "== raft.log.last_index",
+            ),
+        ),
         _3_10,
     ),
     Mutant(

@@ -199,11 +199,12 @@ def test_there_is_more_to_do_until_nothing_is_ready() -> None:
     write, answer = lone.write()
 
     first = lone.replica.turn([write], lone.now)
+    outcome = answer.outcome
     second = lone.replica.turn([], lone.now)
-    third = lone.replica.turn([], lone.now)
 
-    assert (first, second, third) == (True, True, False)
-    assert answer.outcome == Applied([DONE])
+    assert (first, outcome) == (True, None), "what has just become durable is committed, and still to be applied"
+    assert (second, answer.outcome) == (False, Applied([DONE]))
+    assert lone.replica.raft.ready() is None
 
 
 def test_answers_that_have_arrived_count_before_the_time_that_has_passed() -> None:

@@ -448,7 +448,8 @@ class Member:
         self._let_readers_go()
         self._in_turn = False
         self._busy_until = world.now + self._latency
-        if more or self._inbox:
+        # Whoever had work gets another turn, though it may not ask for one: so seeds keep the runs that they stand for.
+        if more or self.replica.had_work or self._inbox:
             self._schedule(world.now)
             return
         if self._unanswered:

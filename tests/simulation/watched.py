@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.log_storage import SnapshotWriter
 from raftkv.operations import Result
+from raftkv.raft.ready import Ready
 from raftkv.raft.types import Entry, HardState, SnapshotMeta
 from raftkv.replica import Input, Outcome, Query, Replica
 from raftkv.storage import Storage
@@ -97,11 +98,21 @@ class WatchedMachine(StateMachine):
 
 
 class WatchedReplica(Replica):
+    had_work = False
+    """Whether there was anything to be carried out in the last turn."""
+
     def turn(self, inputs: Iterable[Input], now: float) -> bool:
+        self.had_work = False
         more = super().turn(inputs, now)
+        if not more and self.raft.ready() is not None:
+            raise Violation("a turn says that nothing is left to be done, and something is")
         if self.raft.lease != lease_due(self.raft):
             raise Violation(f"{self.raft.lease} is held, where {lease_due(self.raft)} follows from the answers")
         return more
+
+    def _carry_out(self, ready: Ready) -> None:
+        self.had_work = True
+        super()._carry_out(ready)
 
     def _ask_to_read(self, query: Query, now: float) -> None:
         lease = self.raft.lease

@@ -460,6 +460,7 @@ class Cluster:
             self._check(member)
             more = member.replica.turn([], now)
         self._check(member)
+        self._require(member.raft.ready() is None, f"S{member.id} has more to do than it says")
 
     # ---- what must hold between members ------------------------------------------------------------------------------
 
