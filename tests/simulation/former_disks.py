@@ -10,25 +10,21 @@ At the end each machine has the disk with which it belongs to the cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from raftkv.raft.configuration import Add, Change, Remove
-from raftkv.replica import Applied, NotLeader, Outcome, Refused
 from tests.simulation.checks import Checks
 from tests.simulation.member import Member
 from tests.simulation.plan import Fault
+from tests.simulation.replacing import add, give_empty_disk, leader_to_ask, remove
 from tests.simulation.stage import Stage
 
 
 def begin_return(stage: Stage, checks: Checks) -> None:
-    """Begin the play, if there is a leader and enough others."""
-    leader, rng = stage.leader(), stage.rng
-    if leader is None or len(stage.members) < 3 or checks.perhaps_members() != checks.configuration.members:
+    """Begin the play, if there is a leader and enough others that vote."""
+    leader, voters = leader_to_ask(stage, checks), checks.configuration.voters
+    if leader is None or leader.id not in voters or len(voters) < 3:
         return
-    members = [stage.members[id] for id in sorted(checks.configuration.voters - {leader.id})]
-    if len(members) < 2 or leader.id not in checks.configuration.voters:
-        return
-    victim = rng.choice(members)
+    victim = stage.members[stage.rng.choice(sorted(voters - {leader.id}))]
     stage.say(Fault.FORMER_DISK, f"{victim.name}'s machine is given up, and will come back")
     _Play(stage, checks, leader, victim).begin()
 
@@ -46,20 +42,15 @@ class _Play:
         self._without: list[Member] = []
 
     def begin(self) -> None:
-        self._keep_quiet(8)
-        self._ask(Remove(self._victim.id), self._replace)
+        self._stage.keep_quiet(8)
+        remove(self._stage, self._leader, self._victim, self._replace)
 
     def _replace(self) -> None:
-        victim = self._victim
-        victim.is_wanted = False
-        victim.crash(power_lost=False)
-        victim.wipe()
-        self._stage.world.count("membership", "wiped disks")
-        self._ask(Add(victim.id, f"address of {victim.name}"), self._bring_up)
+        give_empty_disk(self._victim)
+        add(self._stage, self._leader, self._victim, self._bring_up)
 
     def _bring_up(self) -> None:
-        self._victim.is_wanted = True
-        self._victim.start()
+        self._victim.switch_on()
         self._stage.as_soon_as(self._all_know, self._others_go, within=8.0)
 
     def _all_know(self) -> bool:
@@ -72,57 +63,41 @@ class _Play:
 
     def _others_go(self) -> None:
         """As many as are not needed for a majority, neither the leader nor the new one."""
-        self._keep_quiet(14)
+        self._stage.keep_quiet(14)
         voters = self._checks.configuration.voters
         others = [self._stage.members[id] for id in sorted(voters - {self._leader.id, self._victim.id})]
         few = (len(voters) - 1) // 2
         self._without, self._with = others[:few], [self._leader, *others[few:]]
-        self._switch(self._without, on=False)
+        self._switch_off(self._without)
         before = len(self._checks.committed)
         self._stage.as_soon_as(lambda: len(self._checks.committed) > before + 2, self._exchange, within=4.0)
-        self._stage.in_steps(13, self._end)
+        self._stage.in_steps(13, self._end)  # also if nothing is written meanwhile
 
     def _exchange(self) -> None:
         """Those who have what was written go, and the former one comes back with those who have not."""
         self._stage.world.count("membership", "former disks come back")
-        self._switch([*self._with, self._victim], on=False)
+        self._switch_off([*self._with, self._victim])
         self._victim.put_in_disk(self._checks.former_disk(self._victim.id))
-        self._switch([*self._without, self._victim], on=True)
+        self._switch_on([*self._without, self._victim])
         self._stage.in_steps(3 + 3 * self._stage.rng.random(), self._others_return)
 
     def _others_return(self) -> None:
         """Also in the place of those who were here: one of them may lead by what the former one acknowledges."""
         if self._stage.rng.random() < 0.5:
-            self._switch(self._without, on=False)
-        self._switch(self._with, on=True)
+            self._switch_off(self._without)
+        self._switch_on(self._with)
         self._stage.in_steps(1 + 2 * self._stage.rng.random(), self._end)
 
     def _end(self) -> None:
         self._victim.put_in_its_disk()
-        self._switch([*self._with, *self._without, self._victim], on=True)
+        self._switch_on([*self._with, *self._without, self._victim])
 
     # ---- small things ------------------------------------------------------------------------------------------------
 
-    def _switch(self, members: Sequence[Member], on: bool) -> None:
+    def _switch_on(self, members: Sequence[Member]) -> None:
         for member in members:
-            member.is_wanted = on
-            if on:
-                member.start()
-            else:
-                member.crash(power_lost=self._stage.rng.random() < 0.2)
+            member.switch_on()
 
-    def _keep_quiet(self, steps: float) -> None:
-        self._stage.quiet_until = max(self._stage.quiet_until, self._stage.world.now + steps * self._stage.step)
-
-    def _ask(self, change: Change, then: Callable[[], None]) -> None:
-        def answered(outcome: Outcome) -> None:
-            if self._stage.is_over:
-                # Unless it is clear that it has not been added it has to come up.
-                if isinstance(change, Add) and not isinstance(outcome, NotLeader | Refused):
-                    self._switch([self._victim], on=True)
-            elif isinstance(outcome, Applied):
-                self._stage.in_steps(0.0, then)  # not in the middle of the leader's turn
-            elif isinstance(outcome, Refused) and outcome.try_again:
-                self._stage.in_steps(0.1, self._ask, change, then)
-
-        self._leader.change_configuration(change, answered)
+    def _switch_off(self, members: Sequence[Member]) -> None:
+        for member in members:
+            member.switch_off(power_lost=self._stage.rng.random() < 0.2)

@@ -6,20 +6,17 @@ earlier one for itself: several of them could else elect one another, who know n
 So this is a play as the coups are. In its first acts a leader's followers are removed, lose their disks and are added
 again, once or twice, and get all of the log. In its last act they do so once more, but as soon as the log of each names
 it as a voter, in its earlier life, it is cut off from the leader; and then the leader is gone for a while.
-
-The disk of a machine is wiped when it is off and its removal has been committed, as in memberships.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-from raftkv.raft.configuration import Add, Change, Remove
-from raftkv.replica import Applied, NotLeader, Outcome, Refused
 from tests.simulation.checks import Checks
 from tests.simulation.member import Member
 from tests.simulation.plan import Fault
+from tests.simulation.replacing import add, give_empty_disk, leader_to_ask, remove
 from tests.simulation.stage import Stage
 
 _AT_ONCE = 0.005
@@ -28,8 +25,8 @@ _AT_ONCE = 0.005
 
 def begin_lives(stage: Stage, checks: Checks) -> None:
     """Begin the play, if there is a leader and somebody to follow it."""
-    leader, rng = stage.leader(), stage.rng
-    if leader is None or len(stage.members) < 3 or checks.perhaps_members() != checks.configuration.members:
+    leader, rng = leader_to_ask(stage, checks), stage.rng
+    if leader is None:
         return
     others = [member for member in stage.members.values() if member is not leader]
     # The rest is no majority of all.
@@ -47,12 +44,12 @@ class _Play:
         self._leader = leader
         self._victims = victims
         self._lives_left = lives
-        """That end well."""
+        """Before the last one: in these they get all of the log."""
         self._cut_off: set[int] = set()
 
     def begin(self) -> None:
         """They lose what they have."""
-        self._keep_quiet(4)
+        self._stage.keep_quiet(4)
         self._remove(list(self._victims))
 
     def _remove(self, left: list[Member]) -> None:
@@ -61,25 +58,22 @@ class _Play:
             return
         victim, *rest = left
         if victim.id in self._checks.configuration.members:
-            self._ask(Remove(victim.id), self._wipe_and_go_on, victim, rest)
+            remove(self._stage, self._leader, victim, self._wipe_and_go_on, victim, rest)
         else:
             self._wipe_and_go_on(victim, rest)
 
     def _wipe_and_go_on(self, victim: Member, rest: list[Member]) -> None:
-        victim.is_wanted = False
-        victim.crash(power_lost=False)
-        victim.wipe()
-        self._stage.world.count("membership", "wiped disks")
+        give_empty_disk(victim)
         self._remove(rest)
 
     def _add(self, left: list[Member]) -> None:
         if left:
             victim, *rest = left
-            self._ask(Add(victim.id, f"address of {victim.name}"), self._bring_up_and_go_on, victim, rest)
+            add(self._stage, self._leader, victim, self._bring_up_and_go_on, victim, rest)
         elif self._lives_left:
             self._lives_left -= 1
             ids = {victim.id for victim in self._victims}
-            self._keep_quiet(10)
+            self._stage.keep_quiet(10)
             # A while later, so that clients have written something.
             until_then = 0.5 + self._stage.rng.random()
             again = partial(self._stage.in_steps, until_then, self.begin)
@@ -90,17 +84,13 @@ class _Play:
     def _bring_up_and_go_on(self, victim: Member, rest: list[Member]) -> None:
         if not self._lives_left:
             self._separate(victim)
-        self._bring_up(victim)
+        victim.switch_on()
         self._add(rest)
-
-    def _bring_up(self, victim: Member) -> None:
-        victim.is_wanted = True
-        victim.start()
 
     def _end_of_the_last_life(self) -> None:
         """Each gets the log until that names it; when all have got so far, the leader goes."""
         self._stage.world.tell("storm", f"{self._leader.name} will be gone when the others know of their earlier lives")
-        self._keep_quiet(10)
+        self._stage.keep_quiet(10)
         for victim in self._victims:
             self._let_in(victim)
             self._stage.as_soon_as(partial(self._is_named, victim), self._enough_of, victim, within=3.0, every=_AT_ONCE)
@@ -115,19 +105,14 @@ class _Play:
         self._cut_off.add(victim.id)
         if len(self._cut_off) == len(self._victims):
             self._stage.world.count("membership", "all know of their earlier lives")
-            self._leader.is_wanted = False
-            self._leader.crash(power_lost=self._stage.rng.random() < 0.3)
+            self._leader.switch_off(power_lost=self._stage.rng.random() < 0.3)
             self._stage.in_steps(3 + 3 * self._stage.rng.random(), self._back)
 
     def _back(self) -> None:
-        self._leader.is_wanted = True
-        self._leader.start()
+        self._leader.switch_on()
         self._stage.heal()
 
     # ---- small things ------------------------------------------------------------------------------------------------
-
-    def _keep_quiet(self, steps: float) -> None:
-        self._stage.quiet_until = max(self._stage.quiet_until, self._stage.world.now + steps * self._stage.step)
 
     def _separate(self, victim: Member) -> None:
         self._stage.network.cut(self._leader.name, victim.name)
@@ -136,17 +121,3 @@ class _Play:
     def _let_in(self, victim: Member) -> None:
         self._stage.network.mend(self._leader.name, victim.name)
         self._stage.network.mend(victim.name, self._leader.name)
-
-    def _ask(self, change: Change, then: Callable[..., None], *arguments: object) -> None:
-        def answered(outcome: Outcome) -> None:
-            if self._stage.is_over:
-                # Unless it is clear that it has not been added it has to come up.
-                if isinstance(change, Add) and not isinstance(outcome, NotLeader | Refused):
-                    self._bring_up(next(victim for victim in self._victims if victim.id == change.member))
-            elif isinstance(outcome, Applied):
-                # Not in the middle of the leader's turn.
-                self._stage.in_steps(0.0, then, *arguments)
-            elif isinstance(outcome, Refused) and outcome.try_again:
-                self._stage.in_steps(0.1, self._ask, change, then, *arguments)
-
-        self._leader.change_configuration(change, answered)

@@ -212,6 +212,16 @@ class Member:
             self._recover()
             self._schedule(self._world.now)
 
+    def switch_on(self) -> None:
+        """Switch the machine on: from now on the process is started whenever it has ended."""
+        self.is_wanted = True
+        self.start()
+
+    def switch_off(self, power_lost: bool) -> None:
+        """Switch the machine off: nobody starts the process until it is switched on."""
+        self.is_wanted = False
+        self.crash(power_lost)
+
     def _finds_its_place(self) -> bool:
         """Whether it has one, in its directory or by what has been committed (raftkv/joining.py)."""
         has_directory = self.has_data and "identity" in self.disk.files(self.disk.directory)
@@ -335,6 +345,7 @@ class Member:
         self._shelf[self.disk_number] = self.disk.exchange(), self.joins
         self.joins = True
         self.disk_number = self.checks.wiped(self.id)
+        self._world.count("membership", "wiped disks")
         self._forget_the_other_disk()
 
     def put_in_disk(self, number: int) -> None:

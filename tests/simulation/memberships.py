@@ -17,10 +17,11 @@ from collections.abc import Callable
 
 from raftkv.raft.configuration import Add, Change, Remove
 from raftkv.raft.types import Configuration
-from raftkv.replica import Applied, NotLeader, Outcome, Refused
+from raftkv.replica import Applied, Outcome
 from tests.simulation.checks import Checks
 from tests.simulation.member import Member
 from tests.simulation.plan import Fault
+from tests.simulation.replacing import may_have_been_added
 from tests.simulation.stage import Stage
 
 _MEMBERS_MAX = 7
@@ -45,7 +46,7 @@ class Operator:
         """Begin a change, if there is somebody to ask."""
         self._switch_off()
         leader = self._stage.leader()
-        if leader is None or leader.replica is None or self._asked:
+        if leader is None or self._asked:
             return
         self._rng.choice(self._deeds())(leader)
 
@@ -72,25 +73,23 @@ class Operator:
             self._add_one(leader, self._rng.choice(spares))
 
     def _add_one(self, leader: Member, spare: Member) -> None:
-        # It may have belonged before. What it has forgotten it has forgotten for good: it was removed in between.
+        # It may have belonged before. Then it may forget what it has promised, since its removal has been committed.
         if not spare.is_up and spare.has_data and self._rng.random() < 0.7:
             self._wipe(spare)
 
         def added(outcome: Outcome) -> None:
-            # Unless it is clear that it has not been added it has to come up.
-            if not isinstance(outcome, NotLeader | Refused):
+            if may_have_been_added(outcome):
                 self._bring_up(spare)
 
         self._ask(leader, Add(spare.id, f"address of {spare.name}"), f"adds {spare.name}", added)
 
     def _wipe(self, member: Member) -> None:
-        self._stage.world.count("membership", "wiped disks")
         self._stage.world.tell("operator", f"gives {member.name} an empty disk")
         member.wipe()
 
     def _bring_up(self, spare: Member) -> None:
         spare.is_wanted = True
-        if self._stage.is_over:
+        if self._stage.is_over:  # what is to happen later does not happen any more
             spare.start()
         self._stage.in_steps(0.5 * self._rng.random(), spare.start)
         if self._rng.random() < 0.3:  # a newcomer that dies on its way
@@ -145,8 +144,7 @@ class Operator:
         for member in self._spares():
             if member.is_up and member.is_wanted and self._rng.random() < 0.3:
                 self._stage.world.tell("operator", f"switches {member.name} off, which has been removed")
-                member.is_wanted = False
-                member.crash(power_lost=False)
+                member.switch_off(power_lost=False)
 
     def end(self) -> None:
         """Whoever belongs to the cluster, by what anybody knows, has to come up."""

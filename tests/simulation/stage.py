@@ -64,6 +64,10 @@ class Stage:
         """Do something after a while."""
         self._after(self.a_while(), action, arguments)
 
+    def keep_quiet(self, steps: float) -> None:
+        """Let no strike be set for the next so many steps. One that has its time already comes all the same."""
+        self.quiet_until = max(self.quiet_until, self.world.now + steps * self.step)
+
     def in_steps(self, steps: float, action: Callable[..., object], *arguments: object) -> None:
         """Do something after so many steps."""
         self._after(self.step * steps, action, arguments)
