@@ -1,4 +1,4 @@
-"""What follows when the leader answers a play that asks it for a change of the membership."""
+"""What follows when the leader answers a play, or the operator, that asks it for a change of the membership."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from raftkv.raft.configuration import Change
 from raftkv.replica import Applied, NotLeader, Outcome, Refused, Unknown
+from tests.simulation.memberships import Operator
 from tests.simulation.plan import draw
 from tests.simulation.replacing import add, remove
 from tests.simulation.simulation import Simulation
@@ -22,6 +23,7 @@ class Asked:
         self.stage = Stage(
             simulation.world, simulation.network, simulation.members, simulation.clients, simulation.plan
         )
+        self.operator = Operator(self.stage, simulation.checks)
         self.leader, self.member, *_ = simulation.members.values()
         self.changes: list[Change] = []
         self._answered: list[Callable[[Outcome], None]] = []
@@ -103,3 +105,15 @@ def test_when_the_storm_is_over_who_has_been_removed_stays_off(asked: Asked) -> 
     asked.stage.is_over = True
     asked.answer(Applied([]))
     assert not asked.member.is_wanted
+
+
+@pytest.mark.parametrize(
+    ("outcome", "comes_up"), [(Applied([]), True), (Unknown("who knows"), True), (NotLeader(0), False)]
+)
+def test_whom_the_operator_may_have_added_comes_up_also_when_the_storm_is_over(
+    asked: Asked, outcome: Outcome, comes_up: bool
+) -> None:
+    asked.operator._add_one(asked.leader, asked.member)
+    asked.stage.is_over = True
+    asked.answer(outcome)
+    assert asked.member.is_up is comes_up
