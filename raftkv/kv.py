@@ -13,6 +13,10 @@ its operations were applied before can no longer be told. Sessions stand in the 
 log time never goes back, so those that have expired are always at the front, and so is the one to evict when there
 are too many.
 
+A busy client's batches have hundreds of numbers, nearly always in a row and all new, and nearly all answers are DONE.
+So this is looked at once for a batch, not for each operation, and answers in a row that are DONE are kept as a range.
+All else goes one by one, with the same outcome.
+
 The state has a limit in bytes (`state_bytes`, TermSettings.max_state_bytes). What would make it grow beyond gets an
 answer of its own, NO_SPACE, and changes nothing; what frees space, or needs no more, goes on as ever. In a session that
 answer is kept as any other: a write that was refused once stays refused, whatever its repetition might find room for.
@@ -48,7 +52,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import Records
+from raftkv.records import PART_MASK, Records
 
 BEFORE_SETTINGS: Final = TermSettings(cluster_id=b"", max_sessions=0, session_timeout_ms=0, max_unanswered=0)
 """What holds until the log's first settings: a session opened by then is evicted at once. Part of the replicated
@@ -78,9 +82,13 @@ _pack_revisions: Final = _REVISIONS.pack
 _unpack_revisions: Final = _REVISIONS.unpack_from
 _DELETED: Final = b""
 """In the overlay, in the place of a record."""
-_SET: Final = Code.SET
-_CLOSE_SESSION: Final = Code.CLOSE_SESSION
-"""These four by a short way: every write takes it on every member."""
+# Bare numbers: a comparison with a member of an Enum takes as long as finding a key.
+_SET: Final = int(Code.SET)
+_DELETE: Final = int(Code.DELETE)
+_OPEN_SESSION: Final = int(Code.OPEN_SESSION)
+_CLOSE_SESSION: Final = int(Code.CLOSE_SESSION)
+_NO_LIMIT: Final = 1 << 64
+"""On the bytes of the state: more than settings can say."""
 
 
 class Record(NamedTuple):
@@ -104,20 +112,46 @@ class Session:
     lowest_unanswered: int = 1
     """Answers below are forgotten. Only grows."""
     answers: dict[int, Result] = field(default_factory=dict)
-    """By sequence number."""
+    """By sequence number, but for those in `done`."""
+    done: range = range(0)
+    """Numbers in a row whose answer is DONE: the last such row."""
 
     def copy(self) -> Session:
-        return Session(self.last_active_ms, self.lowest_unanswered, self.answers.copy())
+        return Session(self.last_active_ms, self.lowest_unanswered, self.answers.copy(), self.done)
+
+    def answer(self, sequence: int) -> Result | None:
+        """To an operation that has been applied; None if there is none with this number, or it is forgotten."""
+        return _DONE if sequence in self.done else self.answers.get(sequence)
+
+    def all_answers(self) -> dict[int, Result]:
+        """By sequence number: all there is to know of the answers, however they are kept."""
+        return {**dict.fromkeys(self.done, _DONE), **self.answers}
+
+    def has_none_of(self, numbers: range) -> bool:
+        """Whether the numbers are behind the last row, and none has an answer."""
+        return numbers.start >= self.done.stop and (not self.answers or self.answers.keys().isdisjoint(numbers))
+
+    def keep(self, numbers: range, results: list[Result]) -> None:
+        """Keep the answers to operations with these numbers, of which there has been none."""
+        if results.count(_DONE) != len(results):
+            self.answers.update(zip(numbers, results, strict=True))
+        elif numbers.start == self.done.stop:
+            self.done = range(self.done.start, numbers.stop)
+        else:
+            self.answers.update(dict.fromkeys(self.done, _DONE))
+            self.done = numbers
 
     def forget_below(self, lowest_unanswered: int) -> None:
         """Drop the answers that the client has. Costs no more than there are answers, however far the mark jumps."""
         grown_by = lowest_unanswered - self.lowest_unanswered
         if grown_by <= 0:
             return
+        if self.done.start < lowest_unanswered:
+            self.done = range(lowest_unanswered, self.done.stop)
         if grown_by <= len(self.answers):
             for sequence in range(self.lowest_unanswered, lowest_unanswered):
                 self.answers.pop(sequence, None)
-        else:
+        elif self.answers:
             self.answers = {s: answer for s, answer in self.answers.items() if s >= lowest_unanswered}
         self.lowest_unanswered = lowest_unanswered
 
@@ -194,11 +228,11 @@ class StateMachine:
         if old is not None and operation.code is Code.SET_IF_ABSENT:
             return True
         growth = _growth(operation.key, operation.value, old)
-        return growth <= 0 or self._has_room(growth)
+        return growth <= 0 or self.state_bytes + growth <= self._limit
 
-    def _has_room(self, growth: int) -> bool:
-        limit = self._settings.max_state_bytes
-        return not limit or self.state_bytes + growth <= limit
+    @property
+    def _limit(self) -> int:
+        return self._settings.max_state_bytes or _NO_LIMIT
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""
@@ -340,7 +374,7 @@ class StateMachine:
         yield self._key_count, len(self._sessions)
         yield from sorted(item for item in {**dict(self._records.items()), **(self._overlay or {})}.items() if item[1])
         for session_id, session in self._sessions.items():
-            answers = [(sequence, int(a.status), a.value) for sequence, a in sorted(session.answers.items())]
+            answers = [(sequence, int(a.status), a.value) for sequence, a in sorted(session.all_answers().items())]
             yield session_id, session.last_active_ms, session.lowest_unanswered, answers
 
     def _adopt_settings(self, payload: bytes) -> None:
@@ -363,20 +397,22 @@ class StateMachine:
         try:
             match entry.kind:
                 case EntryKind.BATCH:
-                    session, lowest_unanswered, operations = decode_fields(entry.payload)
+                    session, lowest_unanswered, codes, operations = decode_fields(entry.payload)
                 case EntryKind.TEXT:
-                    session, lowest_unanswered, operations = 0, 0, [parse_text(entry.payload.decode())]
+                    return self._execute([parse_text(entry.payload.decode())])
                 case EntryKind.NO_OP | EntryKind.CONFIGURATION:
                     return []
         except (Malformed, UnicodeDecodeError):
             return [_MALFORMED]
         if session:
-            return self._apply_in_session(session, lowest_unanswered, operations)
+            return self._apply_in_session(session, lowest_unanswered, codes, operations)
+        if _OPEN_SESSION not in codes:
+            return self._execute(operations)
         return [
-            self._execute(code, key, value, expected)
-            if code is not Code.OPEN_SESSION
-            else self._open_session(entry.index, position)
-            for position, (code, key, value, expected, _) in enumerate(operations)
+            self._open_session(entry.index, position)
+            if operation[0] == _OPEN_SESSION
+            else self._execute([operation])[0]
+            for position, operation in enumerate(operations)
         ]
 
     def _open_session(self, index: int, position: int) -> Result:
@@ -387,7 +423,9 @@ class StateMachine:
         self._drop_sessions()
         return Result(Status.DONE, session_id)
 
-    def _apply_in_session(self, session_id: int, lowest_unanswered: int, operations: Sequence[Fields]) -> list[Result]:
+    def _apply_in_session(
+        self, session_id: int, lowest_unanswered: int, codes: bytes, operations: list[Fields]
+    ) -> list[Result]:
         """Apply each operation that has not been applied before; answer the others as they were then."""
         session = self._sessions.get(session_id)
         if session is None:
@@ -395,14 +433,22 @@ class StateMachine:
         self._sessions.move_to_end(session_id)
         session.last_active_ms = self._time_ms
         session.forget_below(lowest_unanswered)
-        answers, lowest_unanswered = session.answers, session.lowest_unanswered
+        lowest_unanswered = session.lowest_unanswered
         # A window, not a count: the lowest one must always get in, or the mark could never move again.
         end = lowest_unanswered + self._settings.max_unanswered
-        results: list[Result] = []
-        for code, key, value, expected, sequence in operations:
-            answer = answers.get(sequence)
+        row = _numbers_in_a_row(operations)
+        are_new = lowest_unanswered <= row.start and row.stop <= end and session.has_none_of(row)
+        if are_new and _CLOSE_SESSION not in codes:
+            # As nearly always: what is done below for each of them is done at once for all.
+            results = self._execute(operations)
+            session.keep(row, results)
+            return results
+        results = []
+        for operation in operations:
+            code, sequence = operation[0], operation[4]
+            answer = session.answer(sequence)
             if answer is None:
-                if code is _CLOSE_SESSION:
+                if code == _CLOSE_SESSION:
                     del self._sessions[session_id]
                     return [*results, _DONE] + [_SESSION_UNKNOWN] * (len(operations) - len(results) - 1)
                 if sequence < lowest_unanswered:
@@ -410,51 +456,66 @@ class StateMachine:
                 elif sequence >= end:
                     answer = _TOO_MANY_UNANSWERED
                 else:
-                    answer = answers[sequence] = self._execute(code, key, value, expected)
+                    [answer] = self._execute([operation])
+                    session.answers[sequence] = answer
             results.append(answer)
         return results
 
-    def _execute(self, code: Code, key: bytes, value: bytes, expected: bytes) -> Result:
-        """Carry out one operation on the keys."""
-        records = self._records.part(key)
-        old = records.get(key) if self._overlay is None else self._find(key)
-        if code is not _SET:
-            if code is Code.DELETE:
-                return self._delete(key)
-            if code is Code.SET_IF_ABSENT:
-                holds = old is None
-            elif code is Code.COMPARE_AND_SET:
-                holds = old is not None and old[_REVISIONS.size :] == expected
-            else:
-                return _MALFORMED  # a session is opened outside of sessions, and closed from within
-            if not holds:
-                return _NOT_DONE
-        growth = _growth(key, value, old)
-        if growth > 0 and not self._has_room(growth):
-            return _NO_SPACE
-        self.state_bytes += growth
-        revision = self.revision = self.revision + 1
-        if old is None:
-            created, version = revision, 0
-            self._key_count += 1
-        else:
-            created, _, version = _unpack_revisions(old)
-        record = _pack_revisions(created, revision, version + 1) + value
-        if self._overlay is None:
-            records[key] = record
-        else:
-            self._put(key, record)
-        return _DONE
+    def _execute(self, operations: Iterable[Fields]) -> list[Result]:
+        """Carry out operations on the keys, one after the other.
 
-    def _delete(self, key: bytes) -> Result:
-        old = self._find(key)
-        if old is None:
-            return _NOT_DONE
-        self.state_bytes -= _growth(key, old[_REVISIONS.size :], None)
-        self.revision += 1
-        self._key_count -= 1
-        self._put(key, _DELETED)
-        return _DONE
+        Every write passes here on every member. So the sums are in local variables until the end; and `_find`, `_put`
+        and `_growth` are spelt out, but for what is rare."""
+        parts, overlay, is_frozen, limit = self._records.parts, self._overlay, self._is_frozen, self._limit
+        revision, state_bytes, key_count = self.revision, self.state_bytes, self._key_count
+        results: list[Result] = []
+        append = results.append
+        for code, key, value, expected, _ in operations:
+            part = parts[hash(key) & PART_MASK]
+            if overlay is None:
+                old = part.get(key)
+            else:
+                old = overlay.get(key)
+                old = part.get(key) if old is None else old or None
+            if code != _SET:
+                answer = _judge(code, old, expected)
+                if answer is not _DONE:
+                    append(answer)
+                    continue
+                if code == _DELETE:
+                    assert old is not None, "or there is nothing to delete"
+                    state_bytes -= _growth(key, old[_REVISIONS.size :], None)
+                    revision += 1
+                    key_count -= 1
+                    self._put(key, _DELETED)
+                    append(_DONE)
+                    continue
+            if old is None:
+                grown = state_bytes + len(key) + len(value) + KEY_OVERHEAD_BYTES
+                if grown > limit:
+                    append(_NO_SPACE)
+                    continue
+                revision += 1
+                key_count += 1
+                record = _pack_revisions(revision, revision, 1) + value
+            else:
+                grown = state_bytes + len(value) + _REVISIONS.size - len(old)
+                if state_bytes < grown > limit:
+                    append(_NO_SPACE)
+                    continue
+                revision += 1
+                created, _, version = _unpack_revisions(old)
+                record = _pack_revisions(created, revision, version + 1) + value
+            state_bytes = grown
+            if overlay is None:
+                part[key] = record
+            elif is_frozen:
+                overlay[key] = record
+            else:
+                self._put(key, record)
+            append(_DONE)
+        self.revision, self.state_bytes, self._key_count = revision, state_bytes, key_count
+        return results
 
     def _put(self, key: bytes, record: bytes) -> None:
         """Write a record where it belongs; _DELETED takes it away."""
@@ -476,3 +537,23 @@ def _growth(key: bytes, value: bytes, old: bytes | None) -> int:
     if old is None:
         return len(key) + len(value) + KEY_OVERHEAD_BYTES
     return len(value) + _REVISIONS.size - len(old)
+
+
+def _judge(code: int, old: bytes | None, expected: bytes) -> Result:
+    """DONE if an operation other than SET is to be carried out on a key with this record, else its answer."""
+    if code == Code.DELETE:
+        holds = old is not None
+    elif code == Code.SET_IF_ABSENT:
+        holds = old is None
+    elif code == Code.COMPARE_AND_SET:
+        holds = old is not None and old[_REVISIONS.size :] == expected
+    else:
+        return _MALFORMED  # a session is opened outside of sessions, and closed from within
+    return _DONE if holds else _NOT_DONE
+
+
+def _numbers_in_a_row(operations: list[Fields]) -> range:
+    """The sequence numbers of operations that follow one another; empty if they don't."""
+    numbers = [operation[4] for operation in operations]
+    row = range(numbers[0], numbers[0] + len(numbers)) if numbers else range(0)
+    return row if numbers == [*row] else range(0)

@@ -140,7 +140,7 @@ def _encode_pieces(keys: list[bytes], records: list[bytes]) -> Iterator[bytes]:
 def _encode_sessions(state: FrozenState) -> Iterator[bytes]:
     parts: list[bytes] = []
     for session_id, session in state.sessions:
-        answers = session.answers
+        answers = session.all_answers()
         parts.append(_SESSION.pack(session_id, session.last_active_ms, session.lowest_unanswered, len(answers)))
         parts += [_ANSWER.pack(sequence, answer.status, answer.value) for sequence, answer in answers.items()]
         if len(parts) >= _PIECE_ANSWERS:

@@ -143,32 +143,31 @@ def encode_operations(operations: Sequence[OperationLike], session: int, lowest_
 
 def decode_batch(data: bytes) -> Batch:
     """The batch that `data` holds, the whole of it. Raises Malformed for anything else."""
-    session, lowest_unanswered, operations = decode_fields(data)
-    return Batch(tuple(map(Operation._make, operations)), session, lowest_unanswered)
+    session, lowest_unanswered, _, operations = decode_fields(data)
+    named = (Operation(Code(code), key, value, expected, number) for code, key, value, expected, number in operations)
+    return Batch(tuple(named), session, lowest_unanswered)
 
 
-Fields = tuple[Code, bytes, bytes, bytes, int]
-"""An `Operation`, as a bare tuple."""
+Fields = tuple[int, bytes, bytes, bytes, int]
+"""An `Operation` as a bare tuple, its code a bare number."""
 
 
-def decode_fields(data: bytes) -> tuple[int, int, list[Fields]]:
+def decode_fields(data: bytes) -> tuple[int, int, bytes, list[Fields]]:
     """`decode_batch` for those who are in a hurry, as every member is with every write: session, lowest unanswered
-    number, and the operations as bare tuples. Raises Malformed."""
-    session, lowest_unanswered, headers, end = _decode_headers(data)
-    codes = _CODES
-    operations: list[Fields] = []
-    append = operations.append
-    try:
-        for code, sequence, key_length, value_length, expected_length in headers:
-            value_start = end + key_length
-            expected_start = value_start + value_length
-            key, value = data[end:value_start], data[value_start:expected_start]
-            end = expected_start + expected_length
-            append((codes[code], key, value, data[expected_start:end], sequence))
-    except KeyError:
-        raise Malformed(f"the code of operation {len(operations)} of the batch is unknown") from None
+    number, the codes of all operations, and the operations as bare tuples. Raises Malformed."""
+    session, lowest_unanswered, codes, headers, end = _decode_headers(data)
+    operations = [
+        (
+            code,
+            data[end : (end := end + key_length)],
+            data[end : (end := end + value_length)],
+            data[end : (end := end + expected_length)] if expected_length else b"",
+            sequence,
+        )
+        for code, sequence, key_length, value_length, expected_length in headers
+    ]
     _require_end(data, end)
-    return session, lowest_unanswered, operations
+    return session, lowest_unanswered, codes, operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +181,11 @@ class SizeLimits:
 def find_refused(data: bytes, limits: SizeLimits) -> tuple[int, dict[int, str]]:
     """Check the framing of a batch, and of its operations only what the headers say: how many there are, and by
     position those that may not be proposed, with the reason. Raises Malformed."""
-    _, _, headers, end = _decode_headers(data)
+    _, _, _, headers, end = _decode_headers(data)
     refused: dict[int, str] = {}
     count = 0
-    max_key, max_value, codes = limits.max_key_bytes, limits.max_value_bytes, _CODES
+    max_key, max_value = limits.max_key_bytes, limits.max_value_bytes
     for code, _, key_length, value_length, expected_length in headers:
-        if code not in codes:
-            raise Malformed(f"the code of operation {count} of the batch is unknown")
         if not 0 < key_length <= max_key or value_length > max_value or expected_length > max_value:
             reason = _complaint(code, key_length, max(value_length, expected_length), limits)
             if reason:
@@ -209,11 +206,11 @@ def _complaint(code: int, key_length: int, value_length: int, limits: SizeLimits
     return f"the key has {key_length} bytes; at most {limits.max_key_bytes} are allowed"
 
 
-_CODES: Final = {int(code): code for code in Code}
+_CODES: Final = bytes(Code)
 
 
-def _decode_headers(data: bytes) -> tuple[int, int, Iterator[tuple[int, int, int, int, int]], int]:
-    """Session, lowest unanswered number, headers, and where the data begins."""
+def _decode_headers(data: bytes) -> tuple[int, int, bytes, Iterator[tuple[int, int, int, int, int]], int]:
+    """Session, lowest unanswered number, the codes of all operations, headers, and where the data begins."""
     try:
         version, session, lowest_unanswered, count = _BATCH.unpack_from(data)
     except struct.error:
@@ -223,7 +220,12 @@ def _decode_headers(data: bytes) -> tuple[int, int, Iterator[tuple[int, int, int
     end = _BATCH.size + count * _HEADER.size
     if end > len(data):
         raise Malformed(f"a batch of {len(data)} bytes is too short for {count} operations")
-    return session, lowest_unanswered, _HEADER.iter_unpack(data[_BATCH.size : end]), end
+    headers = data[_BATCH.size : end]
+    codes = headers[:: _HEADER.size]
+    unknown = codes.translate(None, _CODES)
+    if unknown:
+        raise Malformed(f"the code of operation {codes.index(unknown[0])} of the batch is unknown")
+    return session, lowest_unanswered, codes, _HEADER.iter_unpack(headers), end
 
 
 def _require_end(data: bytes, end: int) -> None:

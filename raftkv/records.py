@@ -12,51 +12,48 @@ from itertools import chain
 from typing import Final
 
 _PARTS: Final = 64
-_MASK: Final = _PARTS - 1
+PART_MASK: Final = _PARTS - 1
 
 
 class Records(MutableMapping[bytes, bytes]):
     """Changed and looked up as a dict is. Single lookups are safe from any thread."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("parts",)
 
     def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self._parts: list[dict[bytes, bytes]] = [{} for _ in range(_PARTS)]
+        self.parts: Final[list[dict[bytes, bytes]]] = [{} for _ in range(_PARTS)]
+        """A key is in `parts[hash(key) & PART_MASK]`, or belongs there: for who has many to look up and write."""
         self.update(items)
 
-    def part(self, key: bytes) -> dict[bytes, bytes]:
-        """Where the key is, or belongs: for who looks it up and writes it."""
-        return self._parts[hash(key) & _MASK]
-
     def __getitem__(self, key: bytes) -> bytes:
-        return self._parts[hash(key) & _MASK][key]
+        return self.parts[hash(key) & PART_MASK][key]
 
     def get(self, key: bytes) -> bytes | None:  # type: ignore[override]  # there is no other default
-        return self._parts[hash(key) & _MASK].get(key)
+        return self.parts[hash(key) & PART_MASK].get(key)
 
     def __setitem__(self, key: bytes, record: bytes) -> None:
-        self._parts[hash(key) & _MASK][key] = record
+        self.parts[hash(key) & PART_MASK][key] = record
 
     def __delitem__(self, key: bytes) -> None:
-        del self._parts[hash(key) & _MASK][key]
+        del self.parts[hash(key) & PART_MASK][key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._parts[hash(key) & _MASK]
+        return key in self.parts[hash(key) & PART_MASK]
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return sum(map(len, self.parts))
 
     def __iter__(self) -> Iterator[bytes]:
-        return chain.from_iterable(self._parts)
+        return chain.from_iterable(self.parts)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:  # type: ignore[override]  # a third of what a view's would take
-        return chain.from_iterable(part.items() for part in self._parts)
+        return chain.from_iterable(part.items() for part in self.parts)
 
     def values(self) -> Iterator[bytes]:  # type: ignore[override]
         """In the order of the keys."""
-        return chain.from_iterable(map(dict.values, self._parts))
+        return chain.from_iterable(map(dict.values, self.parts))
 
     def update(self, items: Iterable[tuple[bytes, bytes]]) -> None:  # type: ignore[override]
-        parts = self._parts
+        parts = self.parts
         for key, record in items:
-            parts[hash(key) & _MASK][key] = record
+            parts[hash(key) & PART_MASK][key] = record

@@ -31,7 +31,7 @@ def test_hazard_14_the_applied_index_is_not_seen_before_the_effects() -> None:
             seen_during_writes.append(driver.machine.applied_index)
             super().__setitem__(key, value)
 
-    driver.machine._records._parts = [Part() for _ in driver.machine._records._parts]
+    driver.machine._records.parts[:] = [Part() for _ in driver.machine._records.parts]
     driver.batch(set_(b"a", b"1"), set_(b"b", b"1"))
     assert seen_during_writes == [before, before]
     assert driver.machine.applied_index == before + 1

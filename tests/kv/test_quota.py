@@ -77,6 +77,11 @@ def test_there_is_room_again_as_soon_as_something_has_been_deleted(full: Driver)
     assert sorted(full.machine.all_keys()) == [b"b", b"c"]
 
 
+def test_a_new_key_may_fill_the_state_to_its_last_byte(full: Driver) -> None:
+    full.change_leader(max_state_bytes=ROOM_FOR_TWO + KEY_OVERHEAD_BYTES + 1)
+    assert full.batch(set_(b"c", b"1"), set_(b"c", b"")) == [NO_SPACE, DONE]
+
+
 def test_below_a_limit_that_was_lowered_only_what_grows_is_refused(full: Driver) -> None:
     full.change_leader(max_state_bytes=10)
     assert full.batch(set_(b"a", b"2"), set_(b"a", b"22"), set_(b"a", b""), set_(b"a", b"2")) == [

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from raftkv.records import Records
+from raftkv.records import PART_MASK, Records
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -20,11 +20,11 @@ def test_it_does_what_a_dict_does(seed: int) -> None:
             case 0 | 1:
                 records[key] = plain[key] = b"%d" % n
             case 2:
-                records.part(key)[key] = plain[key] = b"%d" % n
+                records.parts[hash(key) & PART_MASK][key] = plain[key] = b"%d" % n
             case 3:
                 assert records.pop(key, None) == plain.pop(key, None)
             case _:
-                assert records.get(key) == records.part(key).get(key) == plain.get(key)
+                assert records.get(key) == records.parts[hash(key) & PART_MASK].get(key) == plain.get(key)
                 assert (key in records) == (key in plain)
         assert len(records) == len(plain)
     assert dict(records.items()) == plain
@@ -37,4 +37,4 @@ def test_it_does_what_a_dict_does(seed: int) -> None:
 def test_it_grows_in_small_parts() -> None:
     """A dict of all keys would now and then copy all of them in one go."""
     records = Records((b"%d" % n, b"") for n in range(64_000))
-    assert max(len(records.part(b"%d" % n)) for n in range(1000)) < 2000
+    assert max(map(len, records.parts)) < 2000

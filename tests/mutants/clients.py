@@ -108,12 +108,8 @@ CLIENTS = [
         "the answers of a session are not kept",
         (47,),
         (
-            Patch(
-                _KV,
-                _SESSION,
-                "answer = answers[sequence] = self._execute(code, key, value, expected)",
-                "answer = self._execute(code, key, value, expected)",
-            ),
+            Patch(_KV, _SESSION, "session.keep(row, results)", "pass"),
+            Patch(_KV, _SESSION, "session.answers[sequence] = answer", "pass"),
         ),
         ("tests/kv",),
         (1,),
@@ -158,7 +154,7 @@ CLIENTS = [
                 _KV,
                 _SESSION,
                 "if sequence < lowest_unanswered:",
-                "if sequence < max(answers, default=lowest_unanswered):",
+                "if sequence < max(session.all_answers(), default=lowest_unanswered):",
             ),
         ),
         ("tests/kv",),
@@ -170,9 +166,9 @@ CLIENTS = [
             Patch(
                 _KV,
                 _SESSION,
-                "answer = answers.get(sequence)",
-                "is_known = all(other[4] in answers for other in operations)\n"
-                "answer = answers.get(sequence) if is_known else None",
+                "answer = session.answer(sequence)",
+                "is_known = all(session.answer(other[4]) for other in operations)\n"
+                "answer = session.answer(sequence) if is_known else None",
             ),
         ),
         ("tests/kv",),

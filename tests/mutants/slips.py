@@ -11,6 +11,7 @@ _CORE, _LEASE, _LOG, _PROGRESS = "raft/core.py", "raft/lease.py", "raft/log.py",
 _ELECTIONS = "raft/elections.py"
 _INDEX, _SEGMENT, _SEGMENTED, _STORAGE = "log_index.py", "segment.py", "segmented_log.py", "storage.py"
 _KV, _SERVICE, _TURN = "kv.py", "service.py", "turn.py"
+_SESSION, _BATCHES = "StateMachine._apply_in_session", "tests/kv/test_batches.py"
 
 
 def _slip(name: str, module: str, place: str, old: str, new: str, *tests: str) -> Mutant:
@@ -279,12 +280,13 @@ SLIPS = [
     # the state machine
     _slip(
         "a comparison that fails writes all the same",
-        *(_KV, "StateMachine._execute", "if not holds:", "if False:"),
+        *(_KV, "_judge", "holds = old is not None and old[_REVISIONS.size :] == expected", "holds = old is not None"),
         "tests/kv",
     ),
     _slip(
         "a write that changes nothing counts a revision",
-        *(_KV, "StateMachine._execute", "if not holds:", "self.revision += not holds\nif not holds:"),
+        *(_KV, "StateMachine._execute", "if answer is not _DONE:"),
+        "revision += answer is _NOT_DONE\nif answer is not _DONE:",
         "tests/kv",
     ),
     _slip(
@@ -316,17 +318,32 @@ SLIPS = [
     ),
     _slip(
         "the limit on the state is one byte too high",
-        *(_KV, "StateMachine._has_room", "<= limit", "<= limit + 1"),
+        *(_KV, "StateMachine._execute", "if grown > limit:", "if grown > limit + 1:"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "the limit on the state is one byte too high for a key that is there",
+        *(_KV, "StateMachine._execute", "state_bytes < grown > limit", "state_bytes < grown > limit + 1"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "who asks for room is told of one byte too many",
+        *(_KV, "StateMachine.has_room_for", "<= self._limit", "<= self._limit + 1"),
         "tests/kv/test_quota.py",
     ),
     _slip(
         "at the limit everything is refused",
-        *(_KV, "StateMachine._execute", "growth > 0 and ", ""),
+        *(_KV, "StateMachine._execute", "state_bytes < grown > limit", "grown > limit"),
+        "tests/kv/test_quota.py",
+    ),
+    _slip(
+        "only the last write of a batch counts as growth",
+        *(_KV, "StateMachine._execute", "state_bytes = grown", "pass"),
         "tests/kv/test_quota.py",
     ),
     _slip(
         "a deleted key still counts",
-        *(_KV, "StateMachine._delete", "self.state_bytes -= _growth(key, old[_REVISIONS.size :], None)", "pass"),
+        *(_KV, "StateMachine._execute", "state_bytes -= _growth(key, old[_REVISIONS.size :], None)", "pass"),
         "tests/kv/test_quota.py",
     ),
     _slip(
@@ -336,17 +353,108 @@ SLIPS = [
     ),
     _slip(
         "a member takes the limit on the state from nowhere",
-        *(_KV, "StateMachine._has_room", "limit = self._settings.max_state_bytes", "limit = 2 << 30"),
+        *(_KV, "StateMachine._limit", "self._settings.max_state_bytes or _NO_LIMIT", "2 << 30"),
         "tests/kv/test_quota.py",
     ),
-    _slip(
+    Mutant(
         "a write that was refused for want of space is not remembered",
-        *(_KV, "StateMachine._apply_in_session"),
-        "answer = answers[sequence] = self._execute(code, key, value, expected)",
-        "answer = self._execute(code, key, value, expected)\n"
-        "if answer is not _NO_SPACE:\n"
-        "    answers[sequence] = answer",
-        "tests/kv/test_quota.py",
+        (),
+        (
+            Patch(
+                _KV,
+                _SESSION,
+                "session.keep(row, results)",
+                "if _NO_SPACE not in results:\n    session.keep(row, results)",
+            ),
+            Patch(
+                _KV,
+                _SESSION,
+                "session.answers[sequence] = answer",
+                "if answer is not _NO_SPACE:\n    session.answers[sequence] = answer",
+            ),
+        ),
+        ("tests/kv/test_quota.py",),
+    ),
+    # a batch of new numbers, at once
+    _slip(
+        "the answers to a batch of new numbers are not kept",
+        *(_KV, _SESSION, "session.keep(row, results)", "pass"),
+        _BATCHES,
+    ),
+    _slip(
+        "the answers to what is applied one by one are not kept",
+        *(_KV, _SESSION, "session.answers[sequence] = answer", "pass"),
+        _BATCHES,
+    ),
+    _slip(
+        "a batch may end one number beyond the window",
+        *(_KV, _SESSION, "row.stop <= end", "row.stop <= end + 1"),
+        _BATCHES,
+    ),
+    _slip(
+        "a batch may begin one number below the mark",
+        *(_KV, _SESSION, "lowest_unanswered <= row.start", "lowest_unanswered <= row.start + 1"),
+        _BATCHES,
+    ),
+    _slip(
+        "a session that is closed within a batch goes on",
+        *(_KV, _SESSION, "are_new and _CLOSE_SESSION not in codes", "are_new"),
+        _BATCHES,
+    ),
+    _slip(
+        "numbers in a row are new though they were applied in a row",
+        *(_KV, "Session.has_none_of", "numbers.start >= self.done.stop and", ""),
+        _BATCHES,
+    ),
+    _slip(
+        "numbers in a row are new though some were applied out of it",
+        *(_KV, "Session.has_none_of", "self.answers.keys().isdisjoint(numbers)", "True"),
+        _BATCHES,
+    ),
+    _slip(
+        "numbers are in a row if the first and the last are",
+        *(_KV, "_numbers_in_a_row", "numbers == [*row]", "numbers[-1:] == [*row][-1:]"),
+        _BATCHES,
+    ),
+    _slip(
+        "a batch is done if one of its operations is",
+        *(_KV, "Session.keep", "results.count(_DONE) != len(results)", "_DONE not in results"),
+        _BATCHES,
+    ),
+    _slip(
+        "numbers that were left out have an answer",
+        *(_KV, "Session.keep", "numbers.start == self.done.stop", "self.done"),
+        _BATCHES,
+    ),
+    _slip(
+        "the answers before a gap are lost",
+        *(_KV, "Session.keep", "self.answers.update(dict.fromkeys(self.done, _DONE))", "pass"),
+        _BATCHES,
+    ),
+    _slip(
+        "answers in a row are kept for ever",
+        *(_KV, "Session.forget_below", "if self.done.start < lowest_unanswered:", "if False:"),
+        _BATCHES,
+    ),
+    _slip(
+        "answers in a row are not in the snapshot",
+        *("kv_snapshot.py", "_encode_sessions", "session.all_answers()", "session.answers"),
+        _BATCHES,
+    ),
+    _slip(
+        "what is written while the state is frozen goes into the records",
+        *(_KV, "StateMachine._execute", "overlay[key] = record", "part[key] = record"),
+        "tests/kv/test_snapshots.py",
+    ),
+    _slip(
+        "a session is opened by no batch but one of its own",
+        *(_KV, "StateMachine._apply_operations", "if _OPEN_SESSION not in codes:", "if codes[0] != _OPEN_SESSION:"),
+        "tests/kv/test_state_machine.py",
+    ),
+    _slip(
+        "a code that nobody knows passes for a write",
+        *("operations.py", "_decode_headers", "if unknown:", "if len(unknown) > 1:"),
+        "tests/kv/test_operations.py",
     ),
     # around it
     _slip(
