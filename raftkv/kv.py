@@ -23,11 +23,6 @@ answer is kept as any other: a write that was refused once stays refused, whatev
 
 Whoever holds the turn applies, and reads all but single keys. `get` and `record` look up an immutable value in at most
 two dicts, and so may be called from any thread at any time.
-
-A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `freeze` sets the dict
-of all records aside, unchanged from then on, and what is written goes into a small one in front of it, the *overlay*,
-with an empty record for a key that was deleted. After `thaw` the overlay is merged into the dict, some keys at a time:
-first into the dict, then out of the overlay, so that a reader who looks into the overlay first misses nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +47,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import PART_MASK, Records
+from raftkv.records import PART_MASK, Layers, Records
 
 BEFORE_SETTINGS: Final = TermSettings(cluster_id=b"", max_sessions=0, session_timeout_ms=0, max_unanswered=0)
 """What holds until the log's first settings: a session opened by then is evicted at once. Part of the replicated
@@ -80,8 +75,6 @@ of the replicated state's definition: never to be changed."""
 _REVISIONS: Final = struct.Struct("<QQQ")
 _pack_revisions: Final = _REVISIONS.pack
 _unpack_revisions: Final = _REVISIONS.unpack_from
-_DELETED: Final = b""
-"""In the overlay, in the place of a record."""
 # Bare numbers: a comparison with a member of an Enum takes as long as finding a key.
 _SET: Final = int(Code.SET)
 _DELETE: Final = int(Code.DELETE)
@@ -200,11 +193,8 @@ class StateMachine:
         """Of keys and values, and KEY_OVERHEAD_BYTES for each key."""
         self._time_ms = 0
         self._settings = BEFORE_SETTINGS
-        self._records = Records()
+        self._records = Layers(Records())
         self._key_count = 0
-        self._overlay: dict[bytes, bytes] | None = None
-        """What has been written since the records were frozen, as far as it has not been merged."""
-        self._is_frozen = False
         self._all_keys: tuple[bytes, ...] = ()
         self._all_keys_at = 0
         """The revision of the copy that `all_keys` made last. No part of the replicated state."""
@@ -224,7 +214,7 @@ class StateMachine:
         carrying it out. From any thread."""
         if operation.code not in (Code.SET, Code.SET_IF_ABSENT):
             return True
-        old = self._find(operation.key)
+        old = self._records.get(operation.key)
         if old is not None and operation.code is Code.SET_IF_ABSENT:
             return True
         growth = _growth(operation.key, operation.value, old)
@@ -236,15 +226,8 @@ class StateMachine:
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""
-        record = self._find(key)
+        record = self._records.get(key)
         return None if record is None else record[_REVISIONS.size :]
-
-    def _find(self, key: bytes) -> bytes | None:
-        overlay = self._overlay  # looked at once: whoever asks without the turn may see it change
-        record = None if overlay is None else overlay.get(key)
-        if record is None:
-            return self._records.get(key)
-        return record or None
 
     def get_each(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of the keys, each as `get` gives it; of the first ones only, but at least one that exists, if they
@@ -263,23 +246,15 @@ class StateMachine:
 
     def record(self, key: bytes) -> Record | None:
         """The key's value and revisions, None if there is no such key. Safe from any thread."""
-        record = self._find(key)
+        record = self._records.get(key)
         return None if record is None else Record(record[_REVISIONS.size :], *_REVISIONS.unpack_from(record))
 
     def all_keys(self) -> tuple[bytes, ...]:
         """All keys, in no order to rely on. Takes the turn, but not for long: readers between two changes share one
         copy, and search it elsewhere (`keys_with_prefix`)."""
         if self._all_keys_at != self.revision:
-            self._all_keys_at, self._all_keys = self.revision, self._copy_keys()
+            self._all_keys_at, self._all_keys = self.revision, self._records.keys()
         return self._all_keys
-
-    def _copy_keys(self) -> tuple[bytes, ...]:
-        records, overlay = self._records, self._overlay
-        if not overlay:
-            return tuple(records)
-        deleted = {key for key, record in overlay.items() if not record}
-        old = (key for key in records if key not in deleted) if deleted else records
-        return (*old, *(key for key, record in overlay.items() if record and key not in records))
 
     def apply(self, entry: Entry) -> list[Result]:
         """Apply the log's next entry: the results of its operations, in order. A NO-OP has none.
@@ -303,16 +278,11 @@ class StateMachine:
     @property
     def can_freeze(self) -> bool:
         """Whether all that came of the last time has been merged."""
-        return self._overlay is None
+        return self._records.is_merged
 
     def freeze(self) -> FrozenState:
         """The state as it is now, which can be read elsewhere until `thaw`. Takes no longer for many keys; sessions are
         copied, and bounded in number."""
-        assert self._overlay is None, "frozen once at a time"
-        self._overlay, self._is_frozen = {}, True
-        return self._state()
-
-    def _state(self) -> FrozenState:
         sessions = [(key, session.copy()) for key, session in self._sessions.items()]
         return FrozenState(
             self.applied_index,
@@ -322,34 +292,21 @@ class StateMachine:
             self.cluster_id,
             self._settings,
             self.state_bytes,
-            self._records,
+            self._records.freeze(),
             sessions,
         )
 
     def thaw(self) -> None:
         """Nobody reads the frozen state any more."""
-        self._is_frozen = False
-        self.merge(0)
+        self._records.thaw()
 
     def merge(self, max_keys: int) -> None:
-        """After `thaw`: bring up to so many keys from the overlay back into the records."""
-        records, overlay = self._records, self._overlay
-        if overlay is None or self._is_frozen:
-            return
-        for _ in range(min(max_keys, len(overlay))):
-            key = next(reversed(overlay))
-            record = overlay[key]
-            if record:
-                records[key] = record
-            else:
-                records.pop(key, None)
-            overlay.popitem()  # the same key; only now, for the sake of those who read without the turn
-        if not overlay:
-            self._overlay = None
+        """After `thaw`: go on towards the next `freeze`, by so many of the keys that were written since the last."""
+        self._records.merge(max_keys)
 
     def restore(self, state: FrozenState) -> None:
         """Become what was frozen, elsewhere or long ago. `state` belongs to this machine from now on."""
-        self._records, self._overlay, self._is_frozen = state.records, None, False
+        self._records = Layers(state.records)
         self._key_count, self.state_bytes = len(state.records), state.state_bytes
         self._sessions = OrderedDict(state.sessions)
         self._time_ms, self._settings, self.cluster_id = state.time_ms, state.settings, state.cluster_id
@@ -372,7 +329,7 @@ class StateMachine:
         if limits.max_state_bytes:  # where there is none, the digest is that of earlier versions
             yield limits.max_state_bytes, self.state_bytes
         yield self._key_count, len(self._sessions)
-        yield from sorted(item for item in {**dict(self._records.items()), **(self._overlay or {})}.items() if item[1])
+        yield from sorted(self._records.items())
         for session_id, session in self._sessions.items():
             answers = [(sequence, int(a.status), a.value) for sequence, a in sorted(session.all_answers().items())]
             yield session_id, session.last_active_ms, session.lowest_unanswered, answers
@@ -464,19 +421,19 @@ class StateMachine:
     def _execute(self, operations: Iterable[Fields]) -> list[Result]:
         """Carry out operations on the keys, one after the other.
 
-        Every write passes here on every member. So the sums are in local variables until the end; and `_find`, `_put`
-        and `_growth` are spelt out, but for what is rare."""
-        parts, overlay, is_frozen, limit = self._records.parts, self._overlay, self._is_frozen, self._limit
+        Every write passes here on every member. So the sums are in local variables until the end; and `Layers.get` and
+        `_growth` are spelt out, but for what is rare."""
+        records, limit = self._records, self._limit
+        on_top, below, is_merged = records.on_top, records.below.parts, records.is_merged
         revision, state_bytes, key_count = self.revision, self.state_bytes, self._key_count
         results: list[Result] = []
         append = results.append
         for code, key, value, expected, _ in operations:
-            part = parts[hash(key) & PART_MASK]
-            if overlay is None:
-                old = part.get(key)
-            else:
-                old = overlay.get(key)
-                old = part.get(key) if old is None else old or None
+            number = hash(key) & PART_MASK
+            part = on_top[number]
+            old = part.get(key)
+            if not is_merged:
+                old = below[number].get(key) if old is None else old or None
             if code != _SET:
                 answer = _judge(code, old, expected)
                 if answer is not _DONE:
@@ -487,7 +444,7 @@ class StateMachine:
                     state_bytes -= _growth(key, old[_REVISIONS.size :], None)
                     revision += 1
                     key_count -= 1
-                    self._put(key, _DELETED)
+                    records.delete(key)
                     append(_DONE)
                     continue
             if old is None:
@@ -507,29 +464,10 @@ class StateMachine:
                 created, _, version = _unpack_revisions(old)
                 record = _pack_revisions(created, revision, version + 1) + value
             state_bytes = grown
-            if overlay is None:
-                part[key] = record
-            elif is_frozen:
-                overlay[key] = record
-            else:
-                self._put(key, record)
+            part[key] = record
             append(_DONE)
         self.revision, self.state_bytes, self._key_count = revision, state_bytes, key_count
         return results
-
-    def _put(self, key: bytes, record: bytes) -> None:
-        """Write a record where it belongs; _DELETED takes it away."""
-        overlay = self._overlay
-        if overlay is not None and self._is_frozen:
-            overlay[key] = record
-            return
-        if record:
-            self._records[key] = record
-        else:
-            self._records.pop(key, None)
-        if overlay is not None:  # thawing
-            overlay.pop(key, None)
-            self.merge(0)
 
 
 def _growth(key: bytes, value: bytes, old: bytes | None) -> int:

@@ -1,8 +1,16 @@
-"""A dict that grows without stopping for it: theory of operation.
+"""The dict of all records: theory of operation.
+
+It grows without stopping for it, and pictures of it can be taken while it changes.
 
 A dict that has become too full copies itself, all of it in one go: for two million keys that takes 150 ms, in which
 nobody else gets anywhere. So the keys are spread over many dicts by their hashes, and each of these grows by itself, in
 two or three milliseconds. (Hashes differ from process to process; nothing but the order of the items depends on them.)
+
+A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `Layers.freeze` sets
+all records aside, unchanged from then on, and what is written goes into small dicts in front of them, one a part, with
+an empty record for a key that was deleted. After `thaw` these are merged into the records, some parts at a time, which
+is done by loops in C. Who looks from elsewhere meanwhile misses nothing: a part's small dict is given up when the
+records have all that is in it, and is never changed after that.
 """
 
 from __future__ import annotations
@@ -13,6 +21,8 @@ from typing import Final
 
 _PARTS: Final = 64
 PART_MASK: Final = _PARTS - 1
+_DELETED: Final = b""
+"""In a layer on top, in the place of a record."""
 
 
 class Records(MutableMapping[bytes, bytes]):
@@ -57,3 +67,77 @@ class Records(MutableMapping[bytes, bytes]):
         parts = self.parts
         for key, record in items:
             parts[hash(key) & PART_MASK][key] = record
+
+
+class Layers:
+    """Records, with others on top of them while a picture is taken. `get` is safe from any thread; all else is done by
+    one at a time."""
+
+    __slots__ = ("_is_frozen", "_merged", "below", "on_top")
+
+    def __init__(self, records: Records) -> None:
+        self.below = records
+        self.on_top = list(records.parts)
+        """By part: where a key is written, and looked for first: the part itself, but for those that are not merged."""
+        self._is_frozen = False
+        self._merged = _PARTS
+        """So many parts, from the first on, have nothing on top of them."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The key's record, None if there is none."""
+        part = hash(key) & PART_MASK
+        record = self.on_top[part].get(key)
+        if record is None:
+            record = self.below.parts[part].get(key)
+        return record or None
+
+    def delete(self, key: bytes) -> None:
+        """Remove the record of a key that has one."""
+        part = hash(key) & PART_MASK
+        if self.on_top[part] is self.below.parts[part]:
+            del self.below.parts[part][key]
+        else:
+            self.on_top[part][key] = _DELETED
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their records."""
+        for below, on_top in zip(self.below.parts, self.on_top, strict=True):
+            both = below if on_top is below else {**below, **on_top}
+            yield from ((key, record) for key, record in both.items() if record)
+
+    def keys(self) -> tuple[bytes, ...]:
+        return tuple(self.below) if self.is_merged else tuple(key for key, _ in self.items())
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether nothing is on top, so that `freeze` is possible."""
+        return self._merged == _PARTS
+
+    def freeze(self) -> Records:
+        """The records as they are now, which will not change until `thaw`."""
+        assert self.is_merged, "frozen once at a time"
+        self.on_top = [{} for _ in range(_PARTS)]
+        self._is_frozen, self._merged = True, 0
+        return self.below
+
+    def thaw(self) -> None:
+        """Nobody looks at the picture any more."""
+        self._is_frozen = False
+        self.merge(0)
+
+    def merge(self, max_keys: int) -> None:
+        """After `thaw`: bring what is on top down into the records, part by part, until it was so many keys."""
+        while not self._is_frozen and not self.is_merged:
+            on_top = self.on_top[self._merged]
+            if on_top and max_keys <= 0:
+                return
+            max_keys -= len(on_top)
+            self._merge_part(self.below.parts[self._merged], on_top)
+            self.on_top[self._merged] = self.below.parts[self._merged]
+            self._merged += 1
+
+    @staticmethod
+    def _merge_part(below: dict[bytes, bytes], on_top: dict[bytes, bytes]) -> None:
+        below.update(on_top)
+        for key in [key for key, record in on_top.items() if not record]:
+            del below[key]

@@ -29,7 +29,7 @@ from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
 
-_MERGED_KEYS: Final = 2000
+_MERGED_KEYS: Final = 4000
 """How many keys are merged in one turn after a save: about a millisecond's work."""
 _ENTRY_BYTES: Final = 30
 """What an entry takes in the log besides its payload, roughly."""

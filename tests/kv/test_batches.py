@@ -170,8 +170,8 @@ def test_the_logs_of_writers_meet_both_ways_and_every_status(monkeypatch: pytest
             for result in machine.apply(entry):
                 seen[result.status] += 1
                 seen["one by one", result.status] += seen["at once"] == before
-            seen["frozen"] += machine._is_frozen and seen["at once"] > before
-            seen["thawing"] += not machine._is_frozen and not machine.can_freeze and seen["at once"] > before
+            seen["frozen"] += machine._records._is_frozen and seen["at once"] > before
+            seen["thawing"] += not machine._records._is_frozen and not machine.can_freeze and seen["at once"] > before
     expected = {*Status, "at once", "at once, not all done", "at once, no space", "in a row with the last"}
     expected |= {"behind a gap", "besides other answers", "frozen", "thawing", ("one by one", Status.DONE)}
     assert expected <= {what for what, times in seen.items() if times >= 10}

@@ -8,6 +8,7 @@ import pytest
 
 from raftkv.operations import Operation, Result
 from raftkv.raft.types import EntryKind
+from raftkv.records import Layers, Records
 from tests.kv.driving import DONE, MALFORMED, NOT_DONE, SESSION_UNKNOWN, SETTINGS, Driver, replayed, set_, set_if_absent
 from tests.kv.test_model import random_log
 
@@ -31,7 +32,9 @@ def test_hazard_14_the_applied_index_is_not_seen_before_the_effects() -> None:
             seen_during_writes.append(driver.machine.applied_index)
             super().__setitem__(key, value)
 
-    driver.machine._records.parts[:] = [Part() for _ in driver.machine._records.parts]
+    records = Records()
+    records.parts[:] = [Part() for _ in records.parts]
+    driver.machine._records = Layers(records)
     driver.batch(set_(b"a", b"1"), set_(b"b", b"1"))
     assert seen_during_writes == [before, before]
     assert driver.machine.applied_index == before + 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from raftkv.records import PART_MASK, Records
+from raftkv.records import PART_MASK, Layers, Records
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -38,3 +39,110 @@ def test_it_grows_in_small_parts() -> None:
     """A dict of all keys would now and then copy all of them in one go."""
     records = Records((b"%d" % n, b"") for n in range(64_000))
     assert max(map(len, records.parts)) < 2000
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------
+
+
+def write(layers: Layers, key: bytes, record: bytes) -> None:
+    """As the state machine does."""
+    layers.on_top[hash(key) & PART_MASK][key] = record
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_layers_are_one_dict_while_they_are_frozen_and_merged(seed: int) -> None:
+    """And a picture stays as it was. Replay a failure with: pytest tests/kv/test_records.py -k SEED."""
+    rng = random.Random(seed)
+    layers, plain, keys = Layers(Records()), dict[bytes, bytes](), [b"%d" % n for n in range(300)]
+    picture: Records | None = None
+    as_it_was = dict[bytes, bytes]()
+    for n in range(3000):
+        key = rng.choice(keys)
+        choice = rng.random()
+        if choice < 0.5:
+            plain[key] = b"%d" % n
+            write(layers, key, plain[key])
+        elif choice < 0.7 and key in plain:
+            del plain[key]
+            layers.delete(key)
+        elif choice < 0.72 and layers.is_merged:
+            picture, as_it_was = layers.freeze(), plain.copy()
+        elif choice < 0.75 and picture is not None:
+            assert dict(picture.items()) == as_it_was
+            layers.thaw()
+            picture = None
+        elif choice < 0.8:
+            layers.merge(rng.randrange(20))
+        assert layers.get(key) == plain.get(key)
+        if n % 50 == 0:
+            assert dict(layers.items()) == plain
+            assert sorted(layers.keys()) == sorted(plain)
+    layers.thaw()
+    layers.merge(1000)
+    assert layers.is_merged
+    assert dict(layers.below.items()) == dict(layers.items()) == plain
+
+
+def test_merging_stops_after_so_many_keys() -> None:
+    layers = Layers(Records((b"%d" % n, b"old") for n in range(1000)))
+    layers.freeze()
+    for n in range(2000):
+        write(layers, b"%d" % n, b"new")
+    layers.merge(2000)
+    assert not layers.below.parts[0].keys() - {b"%d" % n for n in range(1000)}, "not before `thaw`"
+    layers.thaw()
+    times = 0
+    while not layers.is_merged:
+        before = sum(record == b"new" for record in layers.below.values())
+        layers.merge(100)
+        times += 1
+        assert 0 < sum(record == b"new" for record in layers.below.values()) - before < 200
+    assert 10 < times <= 20
+
+
+def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> None:
+    """Between any two changes of the dicts a key has the record that it has before and after."""
+    layers = Layers(Records([(b"changed", b"old"), (b"deleted", b"old"), (b"kept", b"old")]))
+    layers.freeze()
+    write(layers, b"changed", b"new")
+    write(layers, b"new", b"new")
+    layers.delete(b"deleted")
+    seen = set()
+
+    def look() -> None:
+        seen.add(tuple(layers.get(key) for key in (b"changed", b"deleted", b"kept", b"new")))
+
+    class Watched(dict[bytes, bytes]):
+        def update(self, *args: Any) -> None:
+            look()
+            super().update(*args)
+            look()
+
+        def __delitem__(self, key: bytes) -> None:
+            look()
+            super().__delitem__(key)
+            look()
+
+    class WatchedList(list[dict[bytes, bytes]]):
+        def __setitem__(self, *args: Any) -> None:
+            look()
+            super().__setitem__(*args)
+            look()
+
+    layers.below.parts[:] = [Watched(part) for part in layers.below.parts]
+    layers.on_top = WatchedList(layers.on_top)
+    layers.thaw()
+    layers.merge(10)
+    assert layers.is_merged
+    assert seen == {(b"new", None, b"old", b"new")}
+
+
+def test_what_a_reader_has_begun_to_look_at_is_not_taken_away() -> None:
+    """It may be stopped between looking into one dict and into the other."""
+    layers = Layers(Records([(b"k", b"old")]))
+    layers.freeze()
+    write(layers, b"k", b"new")
+    on_top = layers.on_top[hash(b"k") & PART_MASK]
+    layers.thaw()
+    layers.merge(10)
+    assert on_top == {b"k": b"new"}

@@ -12,7 +12,7 @@ import pytest
 from raftkv.kv import Record, StateMachine, keys_with_prefix
 from raftkv.operations import Batch, Code, Operation, Result, Status, encode_batch, encode_settings
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import Records
+from raftkv.records import Layers, Records
 from tests.kv.driving import (
     CLOSE,
     DONE,
@@ -345,7 +345,7 @@ class TestDigest:
         session = driver.open_session()
         driver.batch(*(set_(b"%d" % i, b"", i) for i in (3, 1, 2)), session=session)
         before = driver.machine.digest()
-        driver.machine._records = Records(reversed([*driver.machine._records.items()]))
+        driver.machine._records = Layers(Records(reversed([*driver.machine._records.items()])))
         answers = driver.machine._sessions[session].answers
         driver.machine._sessions[session].answers = dict(reversed(answers.items()))
         assert driver.machine.digest() == before

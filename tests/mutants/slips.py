@@ -442,11 +442,6 @@ SLIPS = [
         _BATCHES,
     ),
     _slip(
-        "what is written while the state is frozen goes into the records",
-        *(_KV, "StateMachine._execute", "overlay[key] = record", "part[key] = record"),
-        "tests/kv/test_snapshots.py",
-    ),
-    _slip(
         "a session is opened by no batch but one of its own",
         *(_KV, "StateMachine._apply_operations", "if _OPEN_SESSION not in codes:", "if codes[0] != _OPEN_SESSION:"),
         "tests/kv/test_state_machine.py",

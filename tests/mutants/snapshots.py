@@ -8,10 +8,10 @@ _SNAPSHOTS, _STORAGE, _FILE, _LOG, _INDEX = (
     *("snapshots.py", "storage.py", "snapshot_file.py"),
     *("segmented_log.py", "log_index.py"),
 )
-_KV, _FORMAT = "kv.py", "kv_snapshot.py"
+_KV, _RECORDS, _FORMAT = "kv.py", "records.py", "kv_snapshot.py"
 _CRASHES = ("tests/storage/test_snapshot_crashes.py",)
 _CONTRACT = ("tests/storage/test_snapshots.py",)
-_STATE = ("tests/kv/test_snapshots.py",)
+_STATE = ("tests/kv/test_snapshots.py", "tests/kv/test_records.py")
 _MEMBER = ("tests/replica/test_snapshots.py",)
 
 
@@ -29,26 +29,51 @@ SNAPSHOTS = [
     _mutant(
         "what is written while the state is saved gets into the snapshot",
         14,
-        (_KV, "StateMachine._put", "overlay is not None and self._is_frozen", "overlay is not None and False"),
+        (_RECORDS, "Layers.freeze", "[{} for _ in range(_PARTS)]", "list(self.below.parts)"),
         _STATE,
         1,
     ),
     _mutant(
         "sessions are not copied when the state is frozen",
         14,
-        (_KV, "StateMachine._state", "session.copy()", "session"),
+        (_KV, "StateMachine.freeze", "session.copy()", "session"),
         _STATE,
     ),
     _mutant(
         "what was deleted since the freeze is there again",
         14,
-        (_KV, "StateMachine.merge", "records.pop(key, None)", "pass"),
+        (_RECORDS, "Layers._merge_part", "del below[key]", "pass"),
         _STATE,
     ),
     _mutant(
-        "a key leaves the overlay before it is in the records",
+        "a key leaves the layer on top before it is in the records",
         14,
-        (_KV, "StateMachine.merge", "record = overlay[key]", "record = overlay.pop(key)\noverlay[b''] = b''"),
+        (
+            _RECORDS,
+            "Layers.merge",
+            "self._merge_part(self.below.parts[self._merged], on_top)\n"
+            "self.on_top[self._merged] = self.below.parts[self._merged]",
+            "self.on_top[self._merged] = self.below.parts[self._merged]\n"
+            "self._merge_part(self.below.parts[self._merged], on_top)",
+        ),
+        _STATE,
+    ),
+    _mutant(
+        "a layer is emptied though somebody may be about to look into it",
+        14,
+        (_RECORDS, "Layers.merge", "self._merged += 1", "on_top.clear()\nself._merged += 1"),
+        _STATE,
+    ),
+    _mutant(
+        "what is frozen is merged with what is written since",
+        14,
+        (_RECORDS, "Layers.merge", "not self._is_frozen and", ""),
+        _STATE,
+    ),
+    _mutant(
+        "a deletion is forgotten when it is looked for",
+        14,
+        (_KV, "StateMachine._execute", "old or None", "old"),
         _STATE,
     ),
     _mutant(
@@ -129,7 +154,7 @@ SNAPSHOTS = [
     _mutant(
         "two saves are under way at once",
         32,
-        (_KV, "StateMachine.can_freeze", "self._overlay is None", "True"),
+        (_KV, "StateMachine.can_freeze", "self._records.is_merged", "True"),
         (*_MEMBER, *_STATE),
         1,
     ),
