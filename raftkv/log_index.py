@@ -72,11 +72,8 @@ class LogIndex:
         """Take in a batch whose entries have these terms, those at `configurations` being such. It replaces all from
         its first entry on."""
         assert self.previous.index < place.first <= self.last_index + 1, f"{place} does not fit {self}"
-        batches = bisect_left(self._first, place.first)
-        for column in (self._first, self._segment, self._offset, self._frame_bytes):
-            del column[batches:]
-        runs = bisect_left(self._run_first, place.first)
-        del self._run_first[runs:], self._run_term[runs:]
+        if place.first <= self.last_index:
+            self._cut(place.first)
         self._first.append(place.first)
         self._segment.append(place.segment)
         self._offset.append(place.offset)
@@ -87,9 +84,17 @@ class LogIndex:
                 self._run_first.append(index)
                 self._run_term.append(term)
                 latest = term
-        del self.configurations[bisect_left(self.configurations, place.first) :]
         self.configurations.extend(configurations)
         self.last_index = place.last
+
+    def _cut(self, first: int) -> None:
+        """What there is from `first` on is about to be replaced."""
+        batches = bisect_left(self._first, first)
+        for column in (self._first, self._segment, self._offset, self._frame_bytes):
+            del column[batches:]
+        runs = bisect_left(self._run_first, first)
+        del self._run_first[runs:], self._run_term[runs:]
+        del self.configurations[bisect_left(self.configurations, first) :]
 
     def term(self, index: int) -> int:
         """The term of the entry at `index`, also at previous.index. Raises Compacted below that, IndexError beyond."""
@@ -153,7 +158,7 @@ class RecentEntries:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Take in a batch; it replaces all from its first entry on."""
-        if self._entries:
+        if self._entries and entries[0].index <= self._entries[-1].index:
             kept = max(0, entries[0].index - self._entries[0].index)
             self._bytes -= self._weight(self._entries[kept:])
             del self._entries[kept:]
@@ -183,4 +188,4 @@ class RecentEntries:
         del self._entries[:dropped]
 
     def _weight(self, entries: Sequence[Entry]) -> int:
-        return sum(len(entry.payload) for entry in entries) + self._ENTRY_BYTES * len(entries)
+        return sum([len(entry.payload) for entry in entries]) + self._ENTRY_BYTES * len(entries)

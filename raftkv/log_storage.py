@@ -188,10 +188,10 @@ def assert_allowed(
     assert old.term < new.term or old.voted_for in (0, new.voted_for), f"a second vote in a term: {old}, {new}"
     assert storage.commit_index <= commit_index, f"the commit index goes back to {commit_index}"
     if entries:
-        first = entries[0].index
+        first, indexes = entries[0].index, [entry.index for entry in entries]
         assert storage.commit_index < first <= storage.last_index() + 1, f"entry {first} does not fit onto the log"
-        assert all(entry.index == first + n for n, entry in enumerate(entries)), "the entries are not consecutive"
-        terms = [storage.term(first - 1), *(entry.term for entry in entries), new.term]
+        assert indexes == list(range(first, first + len(entries))), "the entries are not consecutive"
+        terms = [storage.term(first - 1), *[entry.term for entry in entries], new.term]
         assert terms == sorted(terms), f"terms fall along the log, or go beyond the current one: {terms}"
 
 

@@ -120,7 +120,7 @@ def encode_frame(
 ) -> tuple[FrameHeader, bytes]:
     """The frame of a batch that is to lie at `offset` of that segment. `entries` are consecutive."""
     table = [_ENTRY.pack(entry.term, entry.time_ms, len(entry.payload), entry.kind) for entry in entries]
-    body = b"".join([*table, *(entry.payload for entry in entries)])
+    body = b"".join(table + [entry.payload for entry in entries])
     header = FrameHeader(batch, commit_index, entries[0].index, len(entries), len(body), google_crc32c.value(body))
     fields = _FRAME.pack(header.body_checksum, len(body), header.count, batch, commit_index, header.first_index)
     checksum = google_crc32c.extend(_place_checksum(segment, offset), fields)

@@ -221,7 +221,7 @@ class SegmentedLog:
             self._writer.sync()
         self._filled = filled
         configurations = [entry.index for entry in entries if entry.kind is EntryKind.CONFIGURATION]
-        self._take_in(header, (entry.term for entry in entries), configurations)
+        self._take_in(header, [entry.term for entry in entries], configurations)
 
     def _take_in(self, header: FrameHeader, terms: Iterable[int], configurations: Iterable[int]) -> None:
         place = Place(self.last_segment, self._end, header.frame_bytes, header.first_index, header.last_index)

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Final
 
 import grpc
@@ -132,27 +131,27 @@ def request_to_wire(request: Request, identity: wire.Identity) -> WireRequest:
 
 def append_entries_from_wire(request: wire.AppendEntriesRequest, me: int, call: int) -> AppendEntries:
     """The leader's request as the algorithm knows it, with `call` for the reply to find its way. Raises Malformed."""
-    first = request.prev_log_index + 1
+    prev, identity = _position(request.prev_log_term, request.prev_log_index), request.identity
     message = AppendEntries(
         sender=request.leader_id,
         recipient=me,
         term=request.term,
-        prev=_position(request.prev_log_term, request.prev_log_index),
-        entries=tuple(entry_from_wire(entry, first + i) for i, entry in enumerate(request.entries)),
+        prev=prev,
+        entries=tuple([entry_from_wire(entry, index) for index, entry in enumerate(request.entries, prev.index + 1)]),
         leader_commit=request.leader_commit,
         lease_duration_ms=request.lease_duration,
         round=request.round,
         call=call,
-        incarnation=request.identity.incarnation,
-        joined=request.identity.joined,
+        incarnation=identity.incarnation,
+        joined=identity.joined,
     )
-    terms = [message.prev.term, *(entry.term for entry in message.entries), message.term]
-    require_possible(message.term, message.prev.index + len(message.entries), message.leader_commit, message.round)
+    terms = [prev.term, *[entry.term for entry in message.entries], message.term]
+    require_possible(message.term, prev.index + len(message.entries), message.leader_commit, message.round)
     if message.lease_duration_ms > MAX_LEASE_MS:
         raise Malformed(f"a lease of {message.lease_duration_ms} ms is longer than any leader may ask for")
     if message.term == 0 or (message.entries and message.entries[0].term == 0):
         raise Malformed("terms are counted from 1")
-    if any(later < earlier for earlier, later in pairwise(terms)):
+    if terms != sorted(terms):
         raise Malformed(f"the terms of a log never go back, nor beyond the leader's: {terms}")
     return message
 
@@ -311,30 +310,35 @@ class Membership:
         header = request.identity if request.HasField("identity") else wire.Identity()
         if header.sender and header.sender != claimed:
             raise Malformed(f"a request of node {claimed} can't come from node {header.sender}")
-        here = f"node {self.me} at {self.addresses[self.me]}"
         if header.protocol > self.protocol:
             # First of all: who knows what the rest would mean.
-            what = f"{here} is of an earlier version (protocol {self.protocol}) than node {claimed} ({header.protocol})"
-            raise Stranger(f"{what}: upgrade it too; until then it can't follow that one")
+            versions = f"(protocol {self.protocol}) than node {claimed} ({header.protocol})"
+            raise Stranger(
+                f"{self._here} is of an earlier version {versions}: upgrade it too; until then it can't follow that one"
+            )
         # A member of the same cluster that is none as far as this one knows: its log, or ours, is behind (diss. 4.1).
         is_of_cluster = bool(self.cluster_id) and header.cluster_id == self.cluster_id
         if claimed in (0, self.me) or (claimed not in self.addresses and not is_of_cluster):
-            raise Stranger(f"{here} has no peer with id {claimed} in its list of members")
+            raise Stranger(f"{self._here} has no peer with id {claimed} in its list of members")
         if header.recipient and header.recipient != self.me:
-            raise Stranger(f"this is {here}, not node {header.recipient}: check the order of the addresses")
+            raise Stranger(f"this is {self._here}, not node {header.recipient}: check the order of the addresses")
         if header.cluster_id and self.cluster_id:
             if header.cluster_id != self.cluster_id:
                 theirs, ours = header.cluster_id.hex()[:8], self.cluster_id.hex()[:8]
-                raise Stranger(f"{here} belongs to another cluster ({ours}, not {theirs})")
+                raise Stranger(f"{self._here} belongs to another cluster ({ours}, not {theirs})")
         elif header.members_digest and self.digest and header.members_digest != self.digest:
-            raise Stranger(f"{here} {self._list_of_founders()}")
+            raise Stranger(f"{self._here} {self._list_of_founders()}")
         if header.recipient_joined and not self.cluster_id and self.digest:
             # It knows nothing of the cluster, and would take the founding member that had its id for itself (rule 11).
-            what = f"{here} has been added to a cluster that ran already, but was started as a founding member"
+            what = f"{self._here} has been added to a cluster that ran already, but was started as a founding member"
             raise Stranger(f"{what}: delete its directory, and start it with --join")
         if header.incarnation and self.has_lost_disk(claimed, header.incarnation, header.joined):
             mend = f"remove it from the cluster, and add it again (REMOVE {claimed}, ADD {claimed}=<address>)"
-            raise Stranger(f"{here} knows node {claimed} with another disk, on which its promises were; {mend}")
+            raise Stranger(f"{self._here} knows node {claimed} with another disk, on which its promises were; {mend}")
+
+    @property
+    def _here(self) -> str:
+        return f"node {self.me} at {self.addresses[self.me]}"
 
     def is_founder(self, peer: int, joined: int) -> bool:
         """Whether the peer, whose directory was made for who had been brought in by the entry `joined`, is a founding

@@ -241,12 +241,27 @@ SLIPS = [
     ),
     _slip(
         "a replaced entry keeps its old place",
-        *(_INDEX, "LogIndex.append", "bisect_left(self._first, place.first)", "bisect_right(self._first, place.first)"),
+        *(_INDEX, "LogIndex._cut", "bisect_left(self._first, first)", "bisect_right(self._first, first)"),
         "tests/storage",
     ),
     _slip(
         "a replaced entry keeps its old term",
-        *(_INDEX, "LogIndex.append", "del self._run_first[runs:], self._run_term[runs:]", "pass"),
+        *(_INDEX, "LogIndex._cut", "del self._run_first[runs:], self._run_term[runs:]", "pass"),
+        "tests/storage",
+    ),
+    _slip(
+        "the last entry is not replaced in the index",
+        *(_INDEX, "LogIndex.append", "if place.first <= self.last_index:", "if place.first < self.last_index:"),
+        "tests/storage",
+    ),
+    _slip(
+        "the cache keeps the last entry beside the one in its place",
+        *(
+            _INDEX,
+            "RecentEntries.append",
+            "entries[0].index <= self._entries[-1].index",
+            "entries[0].index < self._entries[-1].index",
+        ),
         "tests/storage",
     ),
     _slip(
