@@ -70,6 +70,10 @@ class Members:
         wait_until(serves, f"node {id} serves")
         return node
 
+    def most_up_to_date(self) -> int:
+        """Of those that run, one that all others would elect: a follower may lack what the leader stopped with."""
+        return max(self.nodes, key=lambda id: (self.nodes[id]._replica.raft.log.last, id))
+
     def stop(self, *ids: int) -> None:
         for id in ids or list(self.nodes):
             self.nodes.pop(id).stop(grace=0.1)
