@@ -47,7 +47,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import PART_MASK, Layers, Records
+from raftkv.records import PART_SHIFT, Layers, Records
 
 BEFORE_SETTINGS: Final = TermSettings(cluster_id=b"", max_sessions=0, session_timeout_ms=0, max_unanswered=0)
 """What holds until the log's first settings: a session opened by then is evicted at once. Part of the replicated
@@ -424,12 +424,12 @@ class StateMachine:
         Every write passes here on every member. So the sums are in local variables until the end; and `Layers.get` and
         `_growth` are spelt out, but for what is rare."""
         records, limit = self._records, self._limit
-        on_top, below, is_merged = records.on_top, records.below.parts, records.is_merged
+        on_top, below, is_merged, shift = records.on_top, records.below.parts, records.is_merged, PART_SHIFT
         revision, state_bytes, key_count = self.revision, self.state_bytes, self._key_count
         results: list[Result] = []
         append = results.append
         for code, key, value, expected, _ in operations:
-            number = hash(key) & PART_MASK
+            number = hash(key) >> shift
             part = on_top[number]
             old = part.get(key)
             if not is_merged:

@@ -15,12 +15,16 @@ records have all that is in it, and is never changed after that.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import chain
 from typing import Final
 
 _PARTS: Final = 64
-PART_MASK: Final = _PARTS - 1
+PART_SHIFT: Final = sys.hash_info.width - 6
+"""The highest six bits of a hash say which part. Not the lowest, with which a dict begins to look: they would be equal
+for all keys of a part, which then got into each other's way. Hashes have a sign, so these bits say -32 to 31, and each
+of that is a place of a list of 64."""
 _DELETED: Final = b""
 """In a layer on top, in the place of a record."""
 
@@ -32,23 +36,23 @@ class Records(MutableMapping[bytes, bytes]):
 
     def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.parts: Final[list[dict[bytes, bytes]]] = [{} for _ in range(_PARTS)]
-        """A key is in `parts[hash(key) & PART_MASK]`, or belongs there: for who has many to look up and write."""
+        """A key is in `parts[hash(key) >> PART_SHIFT]`, or belongs there: for who has many to look up and write."""
         self.update(items)
 
     def __getitem__(self, key: bytes) -> bytes:
-        return self.parts[hash(key) & PART_MASK][key]
+        return self.parts[hash(key) >> PART_SHIFT][key]
 
     def get(self, key: bytes) -> bytes | None:  # type: ignore[override]  # there is no other default
-        return self.parts[hash(key) & PART_MASK].get(key)
+        return self.parts[hash(key) >> PART_SHIFT].get(key)
 
     def __setitem__(self, key: bytes, record: bytes) -> None:
-        self.parts[hash(key) & PART_MASK][key] = record
+        self.parts[hash(key) >> PART_SHIFT][key] = record
 
     def __delitem__(self, key: bytes) -> None:
-        del self.parts[hash(key) & PART_MASK][key]
+        del self.parts[hash(key) >> PART_SHIFT][key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self.parts[hash(key) & PART_MASK]
+        return key in self.parts[hash(key) >> PART_SHIFT]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -66,7 +70,7 @@ class Records(MutableMapping[bytes, bytes]):
     def update(self, items: Iterable[tuple[bytes, bytes]]) -> None:  # type: ignore[override]
         parts = self.parts
         for key, record in items:
-            parts[hash(key) & PART_MASK][key] = record
+            parts[hash(key) >> PART_SHIFT][key] = record
 
 
 class Layers:
@@ -85,7 +89,7 @@ class Layers:
 
     def get(self, key: bytes) -> bytes | None:
         """The key's record, None if there is none."""
-        part = hash(key) & PART_MASK
+        part = hash(key) >> PART_SHIFT
         record = self.on_top[part].get(key)
         if record is None:
             record = self.below.parts[part].get(key)
@@ -93,7 +97,7 @@ class Layers:
 
     def delete(self, key: bytes) -> None:
         """Remove the record of a key that has one."""
-        part = hash(key) & PART_MASK
+        part = hash(key) >> PART_SHIFT
         if self.on_top[part] is self.below.parts[part]:
             del self.below.parts[part][key]
         else:

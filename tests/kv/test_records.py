@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftkv.records import PART_MASK, Layers, Records
+from raftkv.records import PART_SHIFT, Layers, Records
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -21,11 +21,11 @@ def test_it_does_what_a_dict_does(seed: int) -> None:
             case 0 | 1:
                 records[key] = plain[key] = b"%d" % n
             case 2:
-                records.parts[hash(key) & PART_MASK][key] = plain[key] = b"%d" % n
+                records.parts[hash(key) >> PART_SHIFT][key] = plain[key] = b"%d" % n
             case 3:
                 assert records.pop(key, None) == plain.pop(key, None)
             case _:
-                assert records.get(key) == records.parts[hash(key) & PART_MASK].get(key) == plain.get(key)
+                assert records.get(key) == records.parts[hash(key) >> PART_SHIFT].get(key) == plain.get(key)
                 assert (key in records) == (key in plain)
         assert len(records) == len(plain)
     assert dict(records.items()) == plain
@@ -46,7 +46,7 @@ def test_it_grows_in_small_parts() -> None:
 
 def write(layers: Layers, key: bytes, record: bytes) -> None:
     """As the state machine does."""
-    layers.on_top[hash(key) & PART_MASK][key] = record
+    layers.on_top[hash(key) >> PART_SHIFT][key] = record
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -142,7 +142,14 @@ def test_what_a_reader_has_begun_to_look_at_is_not_taken_away() -> None:
     layers = Layers(Records([(b"k", b"old")]))
     layers.freeze()
     write(layers, b"k", b"new")
-    on_top = layers.on_top[hash(b"k") & PART_MASK]
+    on_top = layers.on_top[hash(b"k") >> PART_SHIFT]
     layers.thaw()
     layers.merge(10)
     assert on_top == {b"k": b"new"}
+
+
+def test_the_keys_of_a_part_do_not_get_into_each_others_way() -> None:
+    """A dict begins to look where the lowest bits of a hash say."""
+    records = Records((b"%d" % n, b"") for n in range(64_000))
+    assert all(len({hash(key) % 64 for key in part}) > 60 for part in records.parts)
+    assert all(records.parts)
