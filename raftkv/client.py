@@ -64,6 +64,7 @@ class Client:
         self._addresses = checked_addresses(addresses)
         self._router = Router(self._addresses)
         self._pipeline = Pipeline(self._router, self._timeout)
+        self._give_up = self._pipeline.cancel  # one object for all calls: the garbage collector counts
         self._cluster = ClusterCalls(self._router, self._timeout)
 
     def _successor(self) -> Client:
@@ -71,6 +72,7 @@ class Client:
         client = copy(self)
         client._router = Router(self._addresses, self._router)
         client._pipeline = Pipeline(client._router, self._timeout)
+        client._give_up = client._pipeline.cancel
         client._cluster = ClusterCalls(client._router, self._timeout)
         return client
 
@@ -193,7 +195,7 @@ class Client:
         return call.result()
 
     def _begin(self, code: Code | int, key: bytes, value: bytes = b"", expected: bytes = b"") -> Future[Any]:
-        call = FutureCall(code, key, value, expected, time.monotonic() + self._timeout, self._pipeline.cancel)
+        call = FutureCall(code, key, value, expected, time.monotonic() + self._timeout, self._give_up)
         try:
             self._pipeline.submit(call)
         except NotApplied as error:

@@ -68,8 +68,9 @@ NOT_TAKEN: Final = "nothing has been done"
 """What a member says that takes no more streams."""
 _TOO_LARGE: Final = "larger than max"
 """What gRPC says of a message that is larger than the server takes."""
-_DONE: Final = Status.DONE
-_NOT_DONE: Final = Status.NOT_DONE
+# Bare numbers: to compare with a member of an Enum takes three times as long.
+_DONE: Final = int(Status.DONE)
+_NOT_DONE: Final = int(Status.NOT_DONE)
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 _REASONS: Final = {
