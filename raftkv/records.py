@@ -143,5 +143,6 @@ class Layers:
     @staticmethod
     def _merge_part(below: dict[bytes, bytes], on_top: dict[bytes, bytes]) -> None:
         below.update(on_top)
-        for key in [key for key, record in on_top.items() if not record]:
-            del below[key]
+        if not all(on_top.values()):
+            for key in [key for key, record in on_top.items() if not record]:
+                del below[key]
