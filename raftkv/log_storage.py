@@ -147,9 +147,10 @@ class LogStorage(LogStore, Protocol):
         """The lowest index from which on the entries take no more than `max_bytes`, roughly; last_index() + 1 if not
         even the last one does."""
 
-    def begin_snapshot(self) -> SnapshotWriter:
-        """Begin a snapshot, beside any others that are being written. From any thread. Raises StorageError, which is
-        not final."""
+    def begin_snapshot(self, at_disks_pace: bool = False) -> SnapshotWriter:
+        """Begin a snapshot, beside any others that are being written. `at_disks_pace`: it must not be written faster
+        than the disk takes it, as one that somebody sends, who would send the faster. From any thread. Raises
+        StorageError, which is not final."""
 
     def open_snapshot(self) -> SnapshotReader:
         """Open the snapshot, of which there must be one. Raises StorageError."""

@@ -97,7 +97,7 @@ class MemoryStorage:
             first -= 1
         return first
 
-    def begin_snapshot(self) -> SnapshotWriter:
+    def begin_snapshot(self, at_disks_pace: bool = False) -> SnapshotWriter:
         self._fail_if_told()
         return _Bytes(self)
 

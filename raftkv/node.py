@@ -33,6 +33,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from raftkv import clock
@@ -125,7 +126,7 @@ class RaftNode:
             self._snapshot_thread,
         )
         self._turn: Turn[Input] = Turn(self, now, fail)
-        self._receiver = SnapshotReceiver(self, Staging(storage.begin_snapshot), log.info)
+        self._receiver = SnapshotReceiver(self, Staging(partial(storage.begin_snapshot, at_disks_pace=True)), log.info)
         self._backups = Backups(self, config.call_timeout)
         self._service = Service(self, service_limits(config), server.aside, self._receiver)
         self._limits = limits = sending_limits(config)

@@ -21,8 +21,8 @@ from raftkv.disk import TEMPORARY_SUFFIX, Disk, File, disk_errors
 from raftkv.log_storage import RESTORE, StorageError
 
 _SYNC_BYTES: Final = 512 << 10
-"""After so many bytes a file that is being written is synced: a sync of the log must not wait for much of it, and
-who gets a snapshot must not take it faster than its disk does."""
+"""Each time so many bytes have been written they are to go to the disk: a sync of the log must not wait for much of
+them."""
 _READ_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"snapshot-[1-9][0-9]*")
 
@@ -44,9 +44,10 @@ def is_snapshot(name: str) -> bool:
 class SnapshotFile:
     """Reads a snapshot's file, or writes one. See `SnapshotReader` and `SnapshotWriter`."""
 
-    def __init__(self, disk: Disk, path: str, file: File, size: int) -> None:
+    def __init__(self, disk: Disk, path: str, file: File, size: int, at_disks_pace: bool = True) -> None:
         self._disk = disk
         self._file = file
+        self._at_disks_pace = at_disks_pace
         self.name = path
         self.size = size
         self.checksum = 0
@@ -54,9 +55,10 @@ class SnapshotFile:
         self.is_finished = False
 
     @classmethod
-    def create(cls, disk: Disk, path: str) -> SnapshotFile:
+    def create(cls, disk: Disk, path: str, at_disks_pace: bool = True) -> SnapshotFile:
+        """`at_disks_pace`: `write` waits for the disk now and then."""
         with disk_errors(path):
-            return cls(disk, path, disk.create(path), size=0)
+            return cls(disk, path, disk.create(path), size=0, at_disks_pace=at_disks_pace)
 
     @classmethod
     def open(cls, disk: Disk, path: str) -> SnapshotFile:
@@ -73,7 +75,7 @@ class SnapshotFile:
         with disk_errors(self.name):
             self._file.write(self.size, data)
             if self.size // _SYNC_BYTES != (self.size + len(data)) // _SYNC_BYTES:
-                self._file.sync()
+                self._file.sync() if self._at_disks_pace else self._file.begin_sync()
         self.size += len(data)
         self.checksum = google_crc32c.extend(self.checksum, data)
 

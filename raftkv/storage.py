@@ -296,9 +296,10 @@ class Storage:
 
     # Snapshots
 
-    def begin_snapshot(self) -> SnapshotWriter:
+    def begin_snapshot(self, at_disks_pace: bool = False) -> SnapshotWriter:
         self._refuse_if_unusable()
-        return SnapshotFile.create(self._disk, self._path(new_snapshot_name(next(self._snapshot_numbers))))
+        path = self._path(new_snapshot_name(next(self._snapshot_numbers)))
+        return SnapshotFile.create(self._disk, path, at_disks_pace)
 
     def open_snapshot(self) -> SnapshotReader:
         self._refuse_if_unusable()

@@ -104,8 +104,8 @@ class Gate:
         self.written = 0
         begin = storage.begin_snapshot
 
-        def begin_behind_gate() -> Any:
-            writer = begin()
+        def begin_behind_gate(at_disks_pace: bool = False) -> Any:
+            writer = begin(at_disks_pace)
             write = writer.write
 
             def gated(data: bytes) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from raftkv.kv_snapshot import decode
@@ -120,7 +121,7 @@ class SnapshotStreams:
         self._chunk_bytes = chunk_bytes
         self._sending: dict[int, _Sending] = {}
         """By peer."""
-        self._staging = Staging(storage.begin_snapshot)
+        self._staging = Staging(partial(storage.begin_snapshot, at_disks_pace=True))
         self._receiving: dict[tuple[str, int], _Receiving] = {}
         """By (source, stream)."""
         self._asked: dict[int, tuple[str, int]] = {}

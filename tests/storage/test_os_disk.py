@@ -26,6 +26,20 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
     return memory
 
 
+def test_what_is_on_its_way_to_the_disk_is_read_and_written_as_ever(disk: Disk, tmp_path: Path) -> None:
+    file = disk.create(str(tmp_path / "file"))
+    file.begin_sync()
+    file.write(0, b"a" * 100_000)
+    file.begin_sync()
+    file.write(99_999, b"b" * 100_000)
+    file.begin_sync()
+    assert file.size() == 199_999
+    file.sync()
+    file.begin_sync()
+    assert file.read(99_998, 3) == b"abb"
+    file.close()
+
+
 def test_what_was_written_is_read_with_nothing_behind_it(disk: Disk, tmp_path: Path) -> None:
     file = disk.create(str(tmp_path / "file"))
     file.write(0, b"hello, world")

@@ -11,7 +11,18 @@ from raftkv.raft.log import Compacted
 from raftkv.raft.types import ORIGIN, Entry, HardState, LogPosition, SnapshotMeta
 from raftkv.storage import Storage
 from tests.storage.conftest import Restart
-from tests.storage.helpers import append, compact, content_of, entries, entry, install, log_of, save_snapshot
+from tests.storage.helpers import (
+    append,
+    compact,
+    content_of,
+    entries,
+    entry,
+    install,
+    log_of,
+    open_storage,
+    save_snapshot,
+)
+from tests.support.memory_disk import MemoryDisk
 
 
 def test_a_new_storage_has_no_snapshot(storage: LogStorage) -> None:
@@ -270,3 +281,18 @@ def test_random_histories_with_snapshots_leave_what_a_list_would_hold(
         assert content_of(storage) == (b"state %d" % snapshot if snapshot else None)
         assert max(snapshot, storage.commit_index) <= max(committed, snapshot)
         assert list(storage.replay()) == log[snapshot : storage.commit_index]
+
+
+@pytest.mark.parametrize(("at_disks_pace", "syncs"), [(True, 3), (False, 0)])
+def test_only_what_is_written_at_the_disks_pace_is_synced_on_the_way(at_disks_pace: bool, syncs: int) -> None:
+    """And both are synced at the end."""
+    disk = MemoryDisk()
+    storage = open_storage(disk)
+    done: list[str] = []
+    disk.before = lambda operation, _: done.append(operation)
+    writer = storage.begin_snapshot(at_disks_pace)
+    for _ in range(20):
+        writer.write(bytes(100 << 10))
+    assert done.count("sync") == syncs
+    writer.finish()
+    assert done[-1] == "sync"

@@ -355,6 +355,9 @@ class _MemoryFile:
             raise
         self._inode.sync()
 
+    def begin_sync(self) -> None:
+        pass  # it promises nothing: what has not been synced may survive in any case
+
     def close(self) -> None:
         if self._boot == self._disk._boots:
             self._begin("close")
