@@ -79,28 +79,26 @@ class Outbox:
         numbers that it takes no more, the connection is full."""
         calls: list[Call] = []
         size = 0
+        session, retries, writes, room = self.session, self.retries, self.writes, self.max_calls
         end = self._lowest_unanswered(connection) + self.max_unanswered
-        while len(calls) < self.max_calls:
-            queue = self.retries or self.writes
-            if not queue:
-                break
+        while room and (queue := retries or writes):
             call = queue[0]
             if call.state is WAITING:
-                is_new = call.session != self.session
                 size += len(call.key) + len(call.value) + len(call.expected)
-                if is_new and self.next_sequence >= end:
-                    connection.is_full = True
+                if size > self.max_bytes and calls:
                     break
-                if calls and size > self.max_bytes:
-                    break
-                if not call.order:
-                    call.order = self._next_order
-                    self._next_order += 1
-                if is_new:
-                    call.session, call.sequence = self.session, self.next_sequence
+                if call.session != session:
+                    if self.next_sequence >= end:
+                        connection.is_full = True
+                        break
+                    call.session, call.sequence = session, self.next_sequence
                     self.next_sequence += 1
+                    if not call.order:
+                        call.order = self._next_order
+                        self._next_order += 1
                 call.state = FLYING
                 calls.append(call)
+                room -= 1
             queue.popleft()
         return Message(calls, is_write=True, mark=self._lowest_unanswered(connection, calls)) if calls else None
 

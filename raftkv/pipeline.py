@@ -116,13 +116,14 @@ class Pipeline:
     def submit(self, call: Call) -> None:
         """Have the call carried out; it is finished later, by another thread. Raises NotApplied."""
         self.enqueue(call)
-        self.flush()
+        if not self._delivering:  # else who delivers flushes afterwards
+            self.flush()
 
     def enqueue(self, call: Call) -> None:
         """`submit` without sending: `flush` has to follow."""
         if self._router.closed.is_set():
             raise call.error("CANCELLED", "the client is closed")
-        queue = self._writes if call.is_write else self._reads
+        queue = self._writes if call.code > 0 else self._reads
         if len(queue) >= MAX_WAITING:
             raise call.error("RESOURCE_EXHAUSTED", f"{MAX_WAITING} calls wait in this client already")
         queue.append(call)
