@@ -117,7 +117,7 @@ CLIENTS = [
     Mutant(
         "each attempt has a number of its own",
         (47,),
-        (Patch(_OUTBOX, "Outbox.take_writes", "is_new = call.session != self.session", "is_new = True"),),
+        (Patch(_OUTBOX, "Outbox.take_writes", "if call.session != session:", "if True:"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
@@ -396,8 +396,8 @@ CLIENTS = [
             Patch(
                 _OUTBOX,
                 "Outbox.take_writes",
-                "queue = self.retries or self.writes",
-                "queue = self.writes or self.retries",
+                "queue := retries or writes",
+                "queue := writes or retries",
             ),
         ),
         ("tests/client/test_pipeline.py",),
