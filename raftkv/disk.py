@@ -117,9 +117,9 @@ class _OsFile:
     def begin_sync(self) -> None:
         # Linux writes what is said not to be needed any more, and forgets it once that is done. Unlike a sync this
         # waits for no commit of the file system's journal, for which the syncs of the log would have to wait as well.
-        if hasattr(os, "posix_fadvise"):
+        try:
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        else:
+        except (AttributeError, OSError):  # a system or a file system that has no such hint
             self.sync()
 
     def close(self) -> None:

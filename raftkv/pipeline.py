@@ -116,8 +116,9 @@ class Pipeline:
     def submit(self, call: Call) -> None:
         """Have the call carried out; it is finished later, by another thread. Raises NotApplied."""
         self.enqueue(call)
-        if not self._delivering:  # else who delivers flushes afterwards
-            self.flush()
+        if not self._delivering:  # else nothing may be sent now, and who delivers looks afterwards
+            self._push()
+        self._have_it_watched()
 
     def enqueue(self, call: Call) -> None:
         """`submit` without sending: `flush` has to follow."""
@@ -133,6 +134,10 @@ class Pipeline:
     def flush(self) -> None:
         """Send what waits, as far as there is room. Never waits: who has the lock looks once more when it lets go."""
         self._push()
+        self._have_it_watched()
+
+    def _have_it_watched(self) -> None:
+        """See to it that the thread looks after what waits: for a connection, and for the calls' deadlines."""
         if self._connection is None or self._is_asleep:
             self._wake_up()
 

@@ -30,7 +30,8 @@ from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
 
 _MERGED_KEYS: Final = 4000
-"""How many keys are merged in one turn after a save: about a millisecond's work."""
+"""How many keys are merged in one turn after a save, about a millisecond's work; and what is left of the last part,
+which may be a 64th of all that was written meanwhile."""
 _ENTRY_BYTES: Final = 30
 """What an entry takes in the log besides its payload, roughly."""
 

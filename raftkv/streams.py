@@ -37,6 +37,9 @@ try:
 except ImportError:
     cygrpc = None
 
+Done = Callable[[Any], tuple[None, tuple[()]]]
+"""Called by gRPC's thread at a server with what has become of operations; what it returns: the call goes on."""
+
 _QUICK_S: Final = 0.002
 """An answer that comes within this time is worth waiting for, once."""
 _SMALL_BYTES: Final = 32 << 10
@@ -56,8 +59,9 @@ class Stream:
         is_paired: bool = False,
     ) -> None:
         """Begin a call of `method`. `received` gets each message; `ended`, once, the status with which the call ended,
-        and its details. `is_paired`: each message gets one answer, and nothing comes unasked. Raises ValueError if the
-        channel has been closed."""
+        and its details. `is_paired`: each message gets one answer, and nothing comes unasked; who sends more than that
+        is not found out at once, for what is surplus is taken for the next answer. Raises ValueError if the channel has
+        been closed."""
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._is_sending = False
@@ -130,12 +134,9 @@ class Answers:
         self._start(data)
 
     def _start(self, data: bytes) -> None:
-        try:
-            if not self._has_ended:
-                self._call.start_server_batch((cygrpc.SendMessageOperation(data, 0),), self._done)
-                return
-        except ValueError:  # the call has ended
-            self._has_ended = True
+        if not self._has_ended and _begin_at_server(self._call, (cygrpc.SendMessageOperation(data, 0),), self._done):
+            return
+        self._has_ended = True
         self._next()
 
     def _done(self, event: Any) -> tuple[None, tuple[()]]:
@@ -208,10 +209,8 @@ class Exchange:
         else:
             self._start((cygrpc.SendMessageOperation(data, 0),), self._sent)
 
-    def _start(self, operations: tuple[Any, ...], done: Callable[[Any], tuple[None, tuple[()]]]) -> None:
-        try:
-            self._call.start_server_batch(operations, done)
-        except ValueError:  # the call has ended
+    def _start(self, operations: tuple[Any, ...], done: Done) -> None:
+        if not _begin_at_server(self._call, operations, done):
             self._end()
 
     def _end(self) -> None:
@@ -250,11 +249,15 @@ def receive_once(rpc_event: Any, received: Callable[[bytes | None], None]) -> bo
     call: Any = getattr(rpc_event, "call", None)
     if not hasattr(call, "start_server_batch") or not hasattr(cygrpc, "ReceiveMessageOperation"):
         return False
+    return _begin_at_server(call, (cygrpc.ReceiveMessageOperation(0),), arrived)
+
+
+def _begin_at_server(call: Any, operations: tuple[Any, ...], done: Done) -> bool:
+    """Whether gRPC takes the operations; if not, since the call has ended, `done` is never called."""
     try:
-        call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), arrived)
-    except ValueError:  # the call has ended
+        return not call.start_server_batch(operations, done)  # it gives a code, 0 if all is well
+    except ValueError:
         return False
-    return True
 
 
 class _Transfer(Protocol):

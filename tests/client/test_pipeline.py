@@ -259,3 +259,23 @@ def test_a_client_with_nothing_to_do_asks_nobody(cluster: FakeCluster, client: C
     assert not client._pipeline._wake.wait(0.3)
     assert ([member.status_calls for member in cluster.members.values()], cluster.leader.calls) == asked
     client.set("key", "")
+
+
+def test_a_call_ends_in_time_though_a_callback_of_another_takes_long() -> None:
+    """Nothing is sent while calls are being delivered; the thread that looks after deadlines may be asleep by then."""
+    go_on = threading.Event()
+    with FakeCluster() as cluster, Client(cluster.addresses, timeout=1.0) as client:
+        client.set("a", "1")
+        begun = threading.Event()
+
+        def callback(_: Future[None]) -> None:
+            begun.set()
+            go_on.wait(LONG)
+
+        client.set_async("b", "1").add_done_callback(callback)
+        assert begun.wait(LONG)
+        wait_until(lambda: client._pipeline._is_asleep, "the client has nothing to do")
+        try:
+            assert isinstance(client.set_async("c", "1").exception(timeout=10), NotApplied)
+        finally:
+            go_on.set()

@@ -477,9 +477,22 @@ CLIENTS = [
         ("tests/client/test_pipeline.py",),
     ),
     Mutant(
+        "a call whose sending is left to another thread has no deadline",
+        (),
+        (
+            Patch(
+                _PIPELINE,
+                "Pipeline.submit",
+                "self._have_it_watched()",
+                "if not self._delivering:\n    self._have_it_watched()",
+            ),
+        ),
+        ("tests/client/test_pipeline.py",),
+    ),
+    Mutant(
         "nobody watches over the stream of a client that was idle",
         (44,),
-        (Patch(_PIPELINE, "Pipeline.flush", "or self._is_asleep", ""),),
+        (Patch(_PIPELINE, "Pipeline._have_it_watched", "or self._is_asleep", ""),),
         ("tests/client/test_leader.py",),
     ),
     Mutant(

@@ -59,13 +59,13 @@ SHARED = [
     ),
     Mutant(
         "entries wait behind the answer of a slow follower",
-        (49,),
+        (27,),
         (Patch(_STREAMS, "_Paired.send", "and self._last_wait < _QUICK_S", ""),),
         _TEST_STREAMS,
     ),
     Mutant(
         "entries wait behind the answer to a large request",
-        (49,),
+        (27,),
         (Patch(_STREAMS, "_Paired.send", "and len(data) <= _SMALL_BYTES", ""),),
         _TEST_STREAMS,
     ),
@@ -79,6 +79,19 @@ SHARED = [
         "a follower's answer waits for a request that nobody makes",
         (),
         (Patch(_STREAMS, "Exchange._send_next", "not self._unanswered and", ""),),
+        _TEST_EXCHANGE,
+    ),
+    Mutant(
+        "what gRPC refuses to begin is waited for",
+        (),
+        (
+            Patch(
+                _STREAMS,
+                "_begin_at_server",
+                "return not call.start_server_batch(operations, done)",
+                "return call.start_server_batch(operations, done) is not None",
+            ),
+        ),
         _TEST_EXCHANGE,
     ),
     Mutant(

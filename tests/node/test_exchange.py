@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -164,3 +165,18 @@ def test_the_end_of_the_server_ends_the_iteration_though_grpc_does_nothing_any_m
         caller.server.stop(None).wait()
         go_on.set()
         caller.see_the_end()
+
+
+@pytest.mark.parametrize("refuse", [lambda *_: 8, lambda *_: int("no valid call")])
+def test_what_grpc_refuses_to_begin_ends_the_iteration(refuse: Callable[..., int]) -> None:
+    """It tells by a code, or by a ValueError."""
+    call = SimpleNamespace(start_server_batch=refuse)
+    context: Any = SimpleNamespace(
+        send_initial_metadata=lambda _: None,
+        add_callback=lambda _: True,
+        _rpc_event=SimpleNamespace(call=call),
+    )
+    assert list(Exchange(context)) == []
+    exchange = Exchange(context)
+    exchange.send(b"lost")
+    assert next(exchange, None) is None

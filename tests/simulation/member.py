@@ -459,8 +459,7 @@ class Member:
         self._let_readers_go()
         self._in_turn = False
         self._busy_until = world.now + self._latency
-        # Whoever had work gets another turn, though it may not ask for one: so seeds keep the runs that they stand for.
-        if more or self.replica.had_work or self._inbox:
+        if more or (self._plan.extra_turns and self.replica.had_work) or self._inbox:
             self._schedule(world.now)
             return
         if self._unanswered:

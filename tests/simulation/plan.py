@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
 from raftkv.operations import TermSettings, encode_settings
 from raftkv.raft import core
@@ -60,6 +61,9 @@ OF_SNAPSHOTS = (Fault.CRASH_IN_SAVE, Fault.LEFT_BEHIND)
 """Drawn together with the snapshots, by dice of their own."""
 _OF_LIVES = (Fault.MEMBERSHIP, Fault.LIVES, Fault.FORMER_DISK)
 _DRAWN = tuple(fault for fault in Fault if fault not in (*OF_SNAPSHOTS, *_OF_LIVES))
+
+
+EXTRA_TURNS_BELOW: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class Plan:
     keys: tuple[bytes, ...]
     clients: tuple[ClientPlan, ...]
 
+    extra_turns: bool
+    """A member that had work gets another turn, though it does not ask for one, as no real node does. So it was once,
+    and seeds below EXTRA_TURNS_BELOW keep the runs that they stand for."""
     founders: int
     """Members 1 to `founders` are there from the start; the others are spares, to be added."""
 
@@ -241,6 +248,7 @@ def _draw_with_founders(seed: int) -> Plan:
         settings=settings,
         keys=keys,
         clients=_draw_clients(rng, members, step),
+        extra_turns=seed < EXTRA_TURNS_BELOW,
         founders=members,
     )
 

@@ -14,7 +14,7 @@ from raftkv.kv import StateMachine
 from raftkv.replica import Replica
 from tests.linearizability.checker import check
 from tests.simulation.clients import Client
-from tests.simulation.plan import Fault, draw
+from tests.simulation.plan import EXTRA_TURNS_BELOW, Fault, draw
 from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.summary import EXPECTED, replay_command, summarize
 from tests.support.memory_disk import SECTOR_BYTES
@@ -26,7 +26,7 @@ simulated = cache(simulate)
 """A seed is the same run each time."""
 
 
-@pytest.mark.parametrize("seed", range(1, 41))
+@pytest.mark.parametrize("seed", [*range(1, 41), *range(EXTRA_TURNS_BELOW, EXTRA_TURNS_BELOW + 12)])
 def test_nothing_is_violated(seed: int) -> None:
     report = simulated(seed)
     assert not report.violation, f"{report.violation}\nreplay with: {replay_command(seed)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from raftkv import disk as disk_module
 from raftkv.disk import Disk, OsDisk
 from tests.support.memory_disk import MemoryDisk
 
@@ -37,6 +39,22 @@ def test_what_is_on_its_way_to_the_disk_is_read_and_written_as_ever(disk: Disk, 
     file.sync()
     file.begin_sync()
     assert file.read(99_998, 3) == b"abb"
+    file.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EINVAL, "no hints here"), AttributeError("no such function")])
+def test_where_there_are_no_hints_for_the_disk_a_file_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    synced: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    monkeypatch.setattr(disk_module, "_datasync", synced.append)
+    file = OsDisk().create(str(tmp_path / "file"))
+    file.begin_sync()
+    assert len(synced) == 1
     file.close()
 
 
