@@ -99,6 +99,11 @@ class SegmentedLog:
         """Its number; first_segment - 1 if there is none."""
         return self.first_segment + len(self._segments) - 1
 
+    @property
+    def is_last_empty(self) -> bool:
+        """After `recover`: whether there is a last segment, and no batch in it."""
+        return bool(self._segments) and not self._last_frame
+
     def path(self, number: int) -> str:
         return os.path.join(self._directory, segment_name(number))
 

@@ -205,12 +205,17 @@ class Storage:
             raise StorageError(f"{self._path(METADATA)}: {what}; {RESTORE}")
         # Nothing has been changed up to here. The small files first: they tell if the directory can be written to.
         self._replace(IDENTITY, encode_identity(self.identity))
-        self._write_metadata(metadata.hard_state)
+        # A segment in which there is nothing is not counted before it has been made anew: if it was its making that
+        # failed, its name is not on the disk, whatever the directory shows now.
+        counted = self._log.last_segment - self._log.is_last_empty
+        self._write_metadata(metadata.hard_state, counted)
         if self._log.torn_tail:
             self.notes.append(f"cut off: {self._log.torn_tail}")
         self._clean()
         if self._log.segments:
             self._log.mend()
+            if counted < self._log.last_segment:
+                self._write_metadata(self.hard_state)
         else:  # a crash came before the first segment after an installed snapshot
             self._start_segment()
 
@@ -358,9 +363,11 @@ class Storage:
         self._log.start_segment()
         self._write_metadata(self.hard_state)
 
-    def _write_metadata(self, hard_state: HardState) -> None:
+    def _write_metadata(self, hard_state: HardState, last_segment: int | None = None) -> None:
+        """`last_segment`: the last one that is to be missed if it is not there; None: all there are."""
         log = self._log
-        place = log.last_segment, log.first_segment, log.index.previous
+        last_segment = log.last_segment if last_segment is None else last_segment
+        place = last_segment, log.first_segment, log.index.previous
         metadata = Metadata(hard_state, *place, self.snapshot, self.snapshot_bytes, self._snapshot_checksum)
         self._replace(METADATA, encode_metadata(metadata))
         self.hard_state = hard_state

@@ -12,6 +12,25 @@ _CRASHES = ("tests/storage/test_crashes.py", "tests/storage/test_hazards.py")
 _RECOVERY = ("tests/storage/test_hazards.py", "tests/storage/test_recovery.py")
 
 DURABILITY = [
+    Mutant(
+        "a segment whose making failed is counted before it is made anew",
+        (53,),
+        (
+            Patch(
+                _STORAGE,
+                "Storage._recover",
+                "self._log.last_segment - self._log.is_last_empty",
+                "self._log.last_segment",
+            ),
+        ),
+        ("tests/storage/test_crashes.py",),
+    ),
+    Mutant(
+        "a segment that was empty at the start is never counted",
+        (),
+        (Patch(_STORAGE, "Storage._recover", "if counted < self._log.last_segment:", "if False:"),),
+        ("tests/storage/test_crashes.py",),
+    ),
     # 1 to 5: term and vote
     Mutant(
         "the vote is not written",

@@ -299,7 +299,7 @@ SHARED = [
             Patch(
                 _STORAGE,
                 "Storage._recover",
-                "self._write_metadata(metadata.hard_state)",
+                "self._write_metadata(metadata.hard_state, counted)",
                 "self.hard_state = metadata.hard_state",
             ),
         ),

@@ -43,6 +43,7 @@ FOUND = {
     701620: "(simulator) readers went on to stop their leader when the storm was over",
     803363: "(simulator) chunks of snapshots were reordered when the storm was over, and eight members have many",
     1101058: "(simulator) a member that was to have another life was not started when the storm was over",
+    1602214: "a segment whose making had failed was counted by the next start before it was made anew",
     901838: "(simulator) who hears late of a leader without an entry drops it, though a later one has committed it",
 }
 """Seeds that have found something, and what."""

@@ -18,6 +18,7 @@ import pytest
 from raftkv.log_storage import SnapshotWriter, StorageError
 from raftkv.raft.types import Entry, HardState
 from raftkv.segment import HEADER_BYTES
+from raftkv.segmented_log import segment_name, segment_numbers
 from raftkv.storage import Storage
 from tests.storage.helpers import (
     DIRECTORY,
@@ -426,3 +427,60 @@ def test_a_snapshot_can_be_begun_by_another_thread_in_the_middle_of_a_write() ->
     writer.write(b"x")
     writer.finish()
     assert storage.last_index() == 1
+
+
+# ---- a segment whose making failed -----------------------------------------------------------------------------------
+
+
+def disk_on_which_the_making_of_a_segment_failed() -> tuple[MemoryDisk, str]:
+    """One with entries 1 to 3. The directory shows the segment's file, but its name is not on the disk, and no later
+    sync of the directory will put it there."""
+    disk = MemoryDisk()
+    storage = open_storage(disk, segment_bytes=1)
+    for index in (1, 2, 3):
+        append(storage, entries(index, index))
+
+    def fail(operation: str, path: str) -> None:
+        if operation == "sync_directory":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    disk.before = fail
+    with pytest.raises(StorageError):
+        append(storage, entries(4, 4))
+    disk.before = MemoryDisk().before
+    disk.crash_process()
+    return disk, f"{DIRECTORY}/{segment_name(max(segment_numbers(disk.names(DIRECTORY))))}"
+
+
+def test_wherever_the_next_start_is_cut_short_the_one_after_it_finds_the_log() -> None:
+    steps = count()
+    while True:
+        disk, _ = disk_on_which_the_making_of_a_segment_failed()
+        left = next(steps)
+        countdown = count(left, -1)
+
+        def crash(operation: str, path: str) -> None:
+            if next(countdown) == 0:  # noqa: B023 (called within this round)
+                raise Crash(f"{operation} {path}")
+
+        disk.before = crash
+        is_cut_short = False
+        try:
+            open_storage(disk, segment_bytes=1).close()
+        except Crash:
+            is_cut_short = True
+        disk.before = MemoryDisk().before
+        disk.crash_process()
+        disk.lose_power()
+        assert log_of(open_storage(disk, segment_bytes=1)) == entries(1, 3), f"after {left} steps of the start"
+        if not is_cut_short:
+            break
+    assert left > 20
+
+
+def test_once_it_has_been_made_anew_it_is_missed_if_it_is_not_there() -> None:
+    disk, path = disk_on_which_the_making_of_a_segment_failed()
+    open_storage(disk, segment_bytes=1).close()
+    disk.remove(path)
+    with pytest.raises(StorageError, match="missing"):
+        open_storage(disk, segment_bytes=1)
