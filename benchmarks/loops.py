@@ -26,7 +26,7 @@ import grpc
 
 from benchmarks.work import Order, Record, key, read_index, reads_in, value
 
-_TICK_S: Final = 0.0002
+_TICK_S: Final = 0.0005
 """How often an open loop looks at the clock."""
 _SWITCH_S: Final = 0.001
 """How long the clock's thread may have to wait for the client's, which would be counted as latency of the system."""
@@ -202,44 +202,51 @@ class OpenLoop(Load):
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        began, begun, rate, most = time.perf_counter(), 0, self.order.rate, self.order.max_ops
+        rate, most, starts, start = self.order.rate, self.order.max_ops, self.record.starts, self._starter()
+        began, begun = time.perf_counter(), 0
         while not self.stopped and begun < most:
             due = due_by(time.perf_counter() - began, rate, most)
             room_until = self.order.in_flight + len(self._ended)
-            for i in range(begun, due):
-                self.record.starts[i] = began + intended_at(i, rate)
-                if i < room_until:
-                    self._start(i)
-                else:
-                    self._fail(i, OverflowError("too many operations wait: the system does not keep up with the load"))
+            for i in range(begun, min(due, room_until)):
+                start(i)
+            for i in range(max(begun, room_until), due):
+                self._fail(i, OverflowError("too many operations wait: the system does not keep up with the load"))
             begun = max(begun, due)
             time.sleep(_TICK_S)
         self.numbers = itertools.count(begun)
+        for i in range(begun):
+            starts[i] = began + intended_at(i, rate)
         deadline = time.perf_counter() + _LAST_ANSWERS_S
         while len(self._ended) < begun and time.perf_counter() < deadline:
             time.sleep(_TICK_S)
         if len(self._ended) == begun:
             self.idle.set()
 
-    def _start(self, i: int) -> None:
-        client, k = self.client, self.keys[i]
-        try:
-            future = client.get_async(k) if self.is_read[i] else client.set_async(k, self.value)
-        except Exception as error:
-            self._fail(i, error)
-            return
-        future.add_done_callback(partial(self._done, i))
+    def _starter(self) -> Callable[[int], None]:
+        """What begins an operation. A closure, as in `Futures`."""
+        client, keys, val, is_read, ends = self.client, self.keys, self.value, self.is_read, self.record.ends
+        ended, clock = self._ended.append, time.perf_counter
 
-    def _done(self, i: int, future: Any) -> None:
-        now = time.perf_counter()
-        try:
-            if future.result() is None and self.is_read[i]:
-                raise _missing()
-        except Exception as error:
-            self._fail(i, error)
-            return
-        self.record.ends[i] = now
-        self._ended.append(i)
+        def start(i: int) -> None:
+            try:
+                future = client.get_async(keys[i]) if is_read[i] else client.set_async(keys[i], val)
+            except Exception as error:
+                self._fail(i, error)
+                return
+            future.add_done_callback(partial(done, i))
+
+        def done(i: int, future: Any) -> None:
+            now = clock()
+            try:
+                if future.result() is None and is_read[i]:
+                    raise _missing()
+            except Exception as error:
+                self._fail(i, error)
+                return
+            ends[i] = now
+            ended(i)
+
+        return start
 
     def _fail(self, i: int, error: Exception) -> None:
         self.failed(error)

@@ -19,7 +19,7 @@ from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
 MAX_MESSAGES: Final = 2
 """Of each kind under way at once. More of them would be smaller ones."""
-MIN_CALLS: Final = 150
+MIN_CALLS: Final = 300
 """In a message that does not wait for the one before it: a small one gains nothing by it, for it costs the servers a
 round of its own, and the calls behind it wait for that."""
 _LATE_S: Final = 0.02

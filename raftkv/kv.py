@@ -300,9 +300,9 @@ class StateMachine:
         """Nobody reads the frozen state any more."""
         self._records.thaw()
 
-    def merge(self, max_keys: int) -> None:
+    def merge(self, keys: int) -> None:
         """After `thaw`: go on towards the next `freeze`, by so many of the keys that were written since the last."""
-        self._records.merge(max_keys)
+        self._records.merge(keys)
 
     def restore(self, state: FrozenState) -> None:
         """Become what was frozen, elsewhere or long ago. `state` belongs to this machine from now on."""
@@ -425,6 +425,7 @@ class StateMachine:
         `_growth` are spelt out, but for what is rare."""
         records, limit = self._records, self._limit
         on_top, below, is_merged, shift = records.on_top, records.below.parts, records.is_merged, PART_SHIFT
+        half_merged = records.half_merged
         revision, state_bytes, key_count = self.revision, self.state_bytes, self._key_count
         results: list[Result] = []
         append = results.append
@@ -465,6 +466,8 @@ class StateMachine:
                 record = _pack_revisions(created, revision, version + 1) + value
             state_bytes = grown
             part[key] = record
+            if part is half_merged:
+                below[number][key] = record
             append(_DONE)
         self.revision, self.state_bytes, self._key_count = revision, state_bytes, key_count
         return results

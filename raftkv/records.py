@@ -8,9 +8,10 @@ two or three milliseconds. (Hashes differ from process to process; nothing but t
 
 A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `Layers.freeze` sets
 all records aside, unchanged from then on, and what is written goes into small dicts in front of them, one a part, with
-an empty record for a key that was deleted. After `thaw` these are merged into the records, some parts at a time, which
-is done by loops in C. Who looks from elsewhere meanwhile misses nothing: a part's small dict is given up when the
-records have all that is in it, and is never changed after that.
+an empty record for a key that was deleted. After `thaw` these are merged into the records, a part after the other and
+some keys at a time, by loops in C. What is written to a part meanwhile goes into both of its dicts. Who looks from
+elsewhere misses nothing: a part's small dict is what counts until the records have all that is in it; then it is given
+up, and never changed after that.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ class Layers:
     """Records, with others on top of them while a picture is taken. `get` is safe from any thread; all else is done by
     one at a time."""
 
-    __slots__ = ("_is_frozen", "_merged", "below", "on_top")
+    __slots__ = ("_is_frozen", "_merged", "_unmerged", "below", "half_merged", "on_top")
 
     def __init__(self, records: Records) -> None:
         self.below = records
         self.on_top = list(records.parts)
         """By part: where a key is written, and looked for first: the part itself, but for those that are not merged."""
+        self.half_merged: dict[bytes, bytes] | None = None
+        """Of `on_top`, what is being merged: a record that is written there is to be written below as well."""
+        self._unmerged: list[bytes] = []
+        """Its keys that are still to be merged."""
         self._is_frozen = False
         self._merged = _PARTS
         """So many parts, from the first on, have nothing on top of them."""
@@ -98,10 +103,13 @@ class Layers:
     def delete(self, key: bytes) -> None:
         """Remove the record of a key that has one."""
         part = hash(key) >> PART_SHIFT
-        if self.on_top[part] is self.below.parts[part]:
-            del self.below.parts[part][key]
-        else:
-            self.on_top[part][key] = _DELETED
+        on_top, below = self.on_top[part], self.below.parts[part]
+        if on_top is below:
+            del below[key]
+            return
+        on_top[key] = _DELETED
+        if on_top is self.half_merged:
+            below.pop(key, None)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys with their records."""
@@ -129,20 +137,28 @@ class Layers:
         self._is_frozen = False
         self.merge(0)
 
-    def merge(self, max_keys: int) -> None:
-        """After `thaw`: bring what is on top down into the records, part by part, until it was so many keys."""
+    def merge(self, keys: int) -> None:
+        """After `thaw`: bring so many keys that are on top down into the records."""
         while not self._is_frozen and not self.is_merged:
-            on_top = self.on_top[self._merged]
-            if on_top and max_keys <= 0:
+            on_top, below = self.on_top[self._merged], self.below.parts[self._merged]
+            if self.half_merged is None:
+                self.half_merged, self._unmerged = on_top, list(on_top)
+            if self._unmerged and keys <= 0:
                 return
-            max_keys -= len(on_top)
-            self._merge_part(self.below.parts[self._merged], on_top)
-            self.on_top[self._merged] = self.below.parts[self._merged]
-            self._merged += 1
+            some = self._unmerged[-keys:]
+            del self._unmerged[-keys:]
+            keys -= len(some)
+            self._bring_down(some, on_top, below)
+            if not self._unmerged:
+                self.on_top[self._merged] = below
+                self._merged += 1
+                self.half_merged = None
 
     @staticmethod
-    def _merge_part(below: dict[bytes, bytes], on_top: dict[bytes, bytes]) -> None:
-        below.update(on_top)
-        if not all(on_top.values()):
-            for key in [key for key, record in on_top.items() if not record]:
-                del below[key]
+    def _bring_down(keys: list[bytes], on_top: dict[bytes, bytes], below: dict[bytes, bytes]) -> None:
+        records = list(map(on_top.__getitem__, keys))
+        below.update(zip(keys, records, strict=True))
+        if not all(records):
+            for key, record in zip(keys, records, strict=True):
+                if record == _DELETED:
+                    del below[key]

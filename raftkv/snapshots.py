@@ -29,9 +29,10 @@ from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
 
-_MERGED_KEYS: Final = 4000
-"""How many keys are merged in one turn after a save, about a millisecond's work; and what is left of the last part,
-which may be a 64th of all that was written meanwhile."""
+_MERGED_EACH_TURN: Final = 50
+_MERGED_FOR_A_WRITE: Final = 1
+"""How many keys are merged after a save: so many in a turn, and one more for each write that it has applied. Hence it
+takes about as long as the save has taken; a turn that has little to do stays short, and no turn becomes much longer."""
 _ENTRY_BYTES: Final = 30
 """What an entry takes in the log besides its payload, roughly."""
 
@@ -165,6 +166,8 @@ class Snapshots:
         self._not_before = 0.0
         """When the next save may begin; on the clock of the turn."""
         self._retry_after = policy.retry_after
+        self._revision = 0
+        """The store's, as of the last merging."""
         self._wanted: list[SnapshotWanted] = []
         """Wait for the next snapshot."""
 
@@ -179,9 +182,11 @@ class Snapshots:
 
     def _go_on(self, now: float) -> None:
         if not self._machine.can_freeze:  # a save is under way, or has ended not long ago
-            self._machine.merge(_MERGED_KEYS)
+            written, self._revision = self._machine.revision - self._revision, self._machine.revision
+            self._machine.merge(_MERGED_EACH_TURN + _MERGED_FOR_A_WRITE * written)
         elif self._saver is not None and (self._wanted or (now >= self._not_before and self._is_due())):
             state = self._machine.freeze()
+            self._revision = state.revision
             configuration = self._raft.log.configurations.at(self._machine.applied_index)
             self._save = Save(state, meta_of(state, encode_configuration(configuration)))
             self._bytes_saved = self._bytes

@@ -46,7 +46,10 @@ def test_it_grows_in_small_parts() -> None:
 
 def write(layers: Layers, key: bytes, record: bytes) -> None:
     """As the state machine does."""
-    layers.on_top[hash(key) >> PART_SHIFT][key] = record
+    part = hash(key) >> PART_SHIFT
+    layers.on_top[part][key] = record
+    if layers.on_top[part] is layers.half_merged:
+        layers.below.parts[part][key] = record
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -89,15 +92,36 @@ def test_merging_stops_after_so_many_keys() -> None:
     for n in range(2000):
         write(layers, b"%d" % n, b"new")
     layers.merge(2000)
-    assert not layers.below.parts[0].keys() - {b"%d" % n for n in range(1000)}, "not before `thaw`"
+    assert set(layers.below.values()) == {b"old"}, "not before `thaw`"
     layers.thaw()
-    times = 0
-    while not layers.is_merged:
-        before = sum(record == b"new" for record in layers.below.values())
-        layers.merge(100)
-        times += 1
-        assert 0 < sum(record == b"new" for record in layers.below.values()) - before < 200
-    assert 10 < times <= 20
+    for times in range(1, 667):
+        layers.merge(3)
+        assert sum(record == b"new" for record in layers.below.values()) == 3 * times
+    assert not layers.is_merged
+    layers.merge(3)
+    assert layers.is_merged
+
+
+def test_what_is_written_to_a_part_that_is_half_merged_is_neither_lost_nor_undone() -> None:
+    """Whether the key's turn has come, is still to come, or it is new."""
+    for merged in range(21):
+        layers = Layers(Records((b"%d" % n, b"old") for n in range(20)))
+        layers.freeze()
+        for n in range(20):
+            write(layers, b"%d" % n, b"new")
+        layers.thaw()
+        layers.merge(merged)
+        for n in range(0, 20, 3):
+            write(layers, b"%d" % n, b"newer")
+        for n in range(1, 20, 3):
+            layers.delete(b"%d" % n)
+        for n in range(20, 30):
+            write(layers, b"%d" % n, b"newer")
+        wanted = {b"%d" % n: b"new" if n % 3 == 2 and n < 20 else b"newer" for n in range(30) if n % 3 != 1 or n >= 20}
+        assert dict(layers.items()) == wanted
+        layers.merge(30)
+        assert layers.is_merged
+        assert dict(layers.below.items()) == dict(layers.items()) == wanted
 
 
 def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> None:

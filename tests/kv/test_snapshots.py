@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode
 from raftkv.log_storage import StorageError
 from raftkv.raft.types import LogPosition
-from raftkv.records import Layers, Records
+from raftkv.records import PART_SHIFT, Layers, Records
 from tests.kv.driving import DONE, NOT_DONE, Driver, compare_and_set, delete, replayed, set_, set_if_absent
 from tests.kv.test_model import random_log
 
@@ -134,6 +135,24 @@ def test_a_second_freeze_waits_for_the_first_to_be_merged() -> None:
         driver.machine.freeze()
     driver.machine.merge(1)
     assert driver.machine.can_freeze
+
+
+@pytest.mark.parametrize("merged", range(8))
+def test_writes_to_a_part_that_is_half_merged_count(merged: int) -> None:
+    """Whether the key's turn has come, is still to come, or it is new."""
+    numbers = (b"%d" % n for n in itertools.count())
+    keys = list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), 10))
+    driver = Driver()
+    driver.batch(*(set_(key, b"1") for key in keys[:6]))
+    driver.machine.freeze()
+    driver.batch(*(set_(key, b"2") for key in keys[:8]), delete(keys[1]))
+    driver.machine.thaw()
+    driver.machine.merge(merged)
+    driver.batch(*(set_(key, b"3") for key in keys[::3]), *(delete(key) for key in keys[2::3]), set_(keys[1], b"3"))
+    assert driver.machine.digest() == replayed(driver.log).digest()
+    driver.machine.merge(100)
+    assert driver.machine.can_freeze
+    assert driver.machine.digest() == replayed(driver.log).digest()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

@@ -42,19 +42,15 @@ SNAPSHOTS = [
     _mutant(
         "what was deleted since the freeze is there again",
         14,
-        (_RECORDS, "Layers._merge_part", "del below[key]", "pass"),
+        (_RECORDS, "Layers._bring_down", "del below[key]", "pass"),
         _STATE,
     ),
     _mutant(
         "a key leaves the layer on top before it is in the records",
         14,
         (
-            _RECORDS,
-            "Layers.merge",
-            "self._merge_part(self.below.parts[self._merged], on_top)\n"
-            "self.on_top[self._merged] = self.below.parts[self._merged]",
-            "self.on_top[self._merged] = self.below.parts[self._merged]\n"
-            "self._merge_part(self.below.parts[self._merged], on_top)",
+            *(_RECORDS, "Layers.merge", "self._bring_down(some, on_top, below)"),
+            "self.on_top[self._merged] = below\nself._bring_down(some, on_top, below)",
         ),
         _STATE,
     ),
@@ -62,6 +58,18 @@ SNAPSHOTS = [
         "a layer is emptied though somebody may be about to look into it",
         14,
         (_RECORDS, "Layers.merge", "self._merged += 1", "on_top.clear()\nself._merged += 1"),
+        _STATE,
+    ),
+    _mutant(
+        "what is written to a part that is half merged is forgotten with the layer",
+        14,
+        (_KV, "StateMachine._execute", "part is half_merged", "False"),
+        _STATE,
+    ),
+    _mutant(
+        "what is deleted from a part that is half merged is there again",
+        14,
+        (_RECORDS, "Layers.delete", "on_top is self.half_merged", "False"),
         _STATE,
     ),
     _mutant(

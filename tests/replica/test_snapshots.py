@@ -13,6 +13,7 @@ from raftkv.kv import StateMachine
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import LogStorage, StorageError
 from raftkv.memory_storage import MemoryStorage
+from raftkv.operations import Code, Operation, encode_operations
 from raftkv.raft.configuration import Add, decode_configuration
 from raftkv.raft.core import Config
 from raftkv.raft.messages import AppendEntriesReply, RequestVoteReply
@@ -117,6 +118,11 @@ class Lone:
         if self.size > 1:
             self.acknowledge(2)
         return answer
+
+    def write(self, keys: list[bytes]) -> None:
+        """All in one entry."""
+        payload = encode_operations([Operation(Code.SET, key, b"v") for key in keys], 0, 0)
+        self.turn(Write(Proposal(EntryKind.BATCH, payload), Answer()))
 
     def fill(self, count: int) -> None:
         for n in range(count):
@@ -262,6 +268,28 @@ def test_the_keys_that_were_written_meanwhile_are_merged_some_in_each_turn() -> 
     assert lone.set("k").outcome is not None
     names = {b"k", *(b"key-%d" % n for n in range(3)), *(b"new-%d" % n for n in range(3))}
     assert lone.machine.freeze().records.keys() == names
+
+
+def test_a_turn_merges_more_the_more_it_has_written_so_that_no_short_one_becomes_a_long_one() -> None:
+    lone = Lone()
+    lone.fill(5)
+    records = lone.saver.saves[-1].state.records
+    lone.write([b"%d" % n for n in range(5000)])
+    assert len(records) == 3
+    lone.turn(lone.saver.write())
+
+    merged = []
+    for writes in (1, 1, 200, 200, 1):
+        before = len(records)
+        lone.write([b"x"] * writes)
+        merged.append(len(records) - before)
+    assert all(few < 110 < 290 < many < 310 for few in merged[:2] + merged[4:] for many in merged[2:4])
+
+    turns = 0
+    while len(records) < 3 + 5000 + 1:
+        lone.write([b"x"])
+        turns += 1
+    assert 30 < turns < 60
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
