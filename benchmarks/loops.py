@@ -198,24 +198,29 @@ class OpenLoop(Load):
     def begin(self) -> None:
         self._ended: list[int] = []
         """The numbers of the operations that wait no more: appending is atomic, and its length counts them."""
+        self._begun = 0
+        self._began = time.perf_counter()
         sys.setswitchinterval(_SWITCH_S)
         threading.Thread(target=self._run, daemon=True).start()
 
+    def wait(self) -> None:
+        super().wait()
+        for i in range(self._begun):
+            self.record.starts[i] = self._began + intended_at(i, self.order.rate)
+
     def _run(self) -> None:
-        rate, most, starts, start = self.order.rate, self.order.max_ops, self.record.starts, self._starter()
-        began, begun = time.perf_counter(), 0
+        rate, most, start = self.order.rate, self.order.max_ops, self._starter()
+        begun = 0
         while not self.stopped and begun < most:
-            due = due_by(time.perf_counter() - began, rate, most)
+            due = due_by(time.perf_counter() - self._began, rate, most)
             room_until = self.order.in_flight + len(self._ended)
             for i in range(begun, min(due, room_until)):
                 start(i)
             for i in range(max(begun, room_until), due):
                 self._fail(i, OverflowError("too many operations wait: the system does not keep up with the load"))
-            begun = max(begun, due)
+            self._begun = begun = max(begun, due)
             time.sleep(_TICK_S)
         self.numbers = itertools.count(begun)
-        for i in range(begun):
-            starts[i] = began + intended_at(i, rate)
         deadline = time.perf_counter() + _LAST_ANSWERS_S
         while len(self._ended) < begun and time.perf_counter() < deadline:
             time.sleep(_TICK_S)

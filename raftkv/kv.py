@@ -300,9 +300,9 @@ class StateMachine:
         """Nobody reads the frozen state any more."""
         self._records.thaw()
 
-    def merge(self, keys: int) -> None:
+    def merge(self, count: int) -> None:
         """After `thaw`: go on towards the next `freeze`, by so many of the keys that were written since the last."""
-        self._records.merge(keys)
+        self._records.merge(count)
 
     def restore(self, state: FrozenState) -> None:
         """Become what was frozen, elsewhere or long ago. `state` belongs to this machine from now on."""

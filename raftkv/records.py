@@ -137,17 +137,17 @@ class Layers:
         self._is_frozen = False
         self.merge(0)
 
-    def merge(self, keys: int) -> None:
+    def merge(self, count: int) -> None:
         """After `thaw`: bring so many keys that are on top down into the records."""
         while not self._is_frozen and not self.is_merged:
             on_top, below = self.on_top[self._merged], self.below.parts[self._merged]
             if self.half_merged is None:
                 self.half_merged, self._unmerged = on_top, list(on_top)
-            if self._unmerged and keys <= 0:
+            if self._unmerged and count <= 0:
                 return
-            some = self._unmerged[-keys:]
-            del self._unmerged[-keys:]
-            keys -= len(some)
+            some = self._unmerged[-count:]  # if count is 0, there are none
+            del self._unmerged[-count:]
+            count -= len(some)
             self._bring_down(some, on_top, below)
             if not self._unmerged:
                 self.on_top[self._merged] = below
@@ -160,5 +160,5 @@ class Layers:
         below.update(zip(keys, records, strict=True))
         if not all(records):
             for key, record in zip(keys, records, strict=True):
-                if record == _DELETED:
+                if not record:
                     del below[key]

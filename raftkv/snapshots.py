@@ -29,10 +29,14 @@ from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import Entry, SnapshotMeta
 
-_MERGED_EACH_TURN: Final = 50
-_MERGED_FOR_A_WRITE: Final = 1
-"""How many keys are merged after a save: so many in a turn, and one more for each write that it has applied. Hence it
-takes about as long as the save has taken; a turn that has little to do stays short, and no turn becomes much longer."""
+_MERGED_EACH_ROUND: Final = 50
+"""Keys that are merged in any case after a save, in a round that has something to carry out."""
+_BYTES_FOR_A_KEY: Final = 128
+"""And one more for each write that was applied, or for so many bytes of the log, whichever is more. So a round that has
+little to do stays short; and by the time that all is merged, and the state can be saved again, the log has not grown by
+much more than the keys themselves take."""
+_MERGED_AT_ONCE: Final = 4000
+"""When somebody waits for the next snapshot: about a millisecond's work."""
 _ENTRY_BYTES: Final = 30
 """What an entry takes in the log besides its payload, roughly."""
 
@@ -167,7 +171,7 @@ class Snapshots:
         """When the next save may begin; on the clock of the turn."""
         self._retry_after = policy.retry_after
         self._revision = 0
-        """The store's, as of the last merging."""
+        """The store's, in the last round of a save or of the merging after it."""
         self._wanted: list[SnapshotWanted] = []
         """Wait for the next snapshot."""
 
@@ -177,16 +181,18 @@ class Snapshots:
 
     def after_turn(self, applied: Sequence[Entry], now: float) -> None:
         """These entries have been applied since the last call; begin to save the state if it is time."""
-        self._bytes += sum(len(entry.payload) for entry in applied) + _ENTRY_BYTES * len(applied)
-        self._go_on(now)
+        size = sum(len(entry.payload) for entry in applied) + _ENTRY_BYTES * len(applied)
+        self._bytes += size
+        self._go_on(size, now)
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self, size: int, now: float) -> None:
+        """The log has grown by so many bytes since the last call."""
         if not self._machine.can_freeze:  # a save is under way, or has ended not long ago
             written, self._revision = self._machine.revision - self._revision, self._machine.revision
-            self._machine.merge(_MERGED_EACH_TURN + _MERGED_FOR_A_WRITE * written)
+            at_the_pace = _MERGED_EACH_ROUND + max(written, size // _BYTES_FOR_A_KEY)
+            self._machine.merge(_MERGED_AT_ONCE if self._wanted else at_the_pace)
         elif self._saver is not None and (self._wanted or (now >= self._not_before and self._is_due())):
             state = self._machine.freeze()
-            self._revision = state.revision
             configuration = self._raft.log.configurations.at(self._machine.applied_index)
             self._save = Save(state, meta_of(state, encode_configuration(configuration)))
             self._bytes_saved = self._bytes
@@ -196,7 +202,7 @@ class Snapshots:
         """When there is nothing else to be done: go on for those who wait for a snapshot. Whether that was not all."""
         if not self._wanted or self._save is not None:
             return False
-        self._go_on(now)
+        self._go_on(0, now)
         return self._save is None
 
     def want(self, wanted: SnapshotWanted) -> None:

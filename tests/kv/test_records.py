@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -124,22 +125,33 @@ def test_what_is_written_to_a_part_that_is_half_merged_is_neither_lost_nor_undon
         assert dict(layers.below.items()) == dict(layers.items()) == wanted
 
 
+def keys_of_one_part(count: int) -> list[bytes]:
+    numbers = (b"%d" % n for n in itertools.count())
+    return list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), count))
+
+
 def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> None:
     """Between any two changes of the dicts a key has the record that it has before and after."""
-    layers = Layers(Records([(b"changed", b"old"), (b"deleted", b"old"), (b"kept", b"old")]))
+    changed, deleted, _, new = keys = keys_of_one_part(4)
+    layers = Layers(Records((key, b"old") for key in keys[:3]))
     layers.freeze()
-    write(layers, b"changed", b"new")
-    write(layers, b"new", b"new")
-    layers.delete(b"deleted")
+    write(layers, changed, b"new")
+    write(layers, new, b"new")
+    layers.delete(deleted)
     seen = set()
 
     def look() -> None:
-        seen.add(tuple(layers.get(key) for key in (b"changed", b"deleted", b"kept", b"new")))
+        seen.add(tuple(map(layers.get, keys)))
 
     class Watched(dict[bytes, bytes]):
         def update(self, *args: Any) -> None:
             look()
             super().update(*args)
+            look()
+
+        def __setitem__(self, *args: Any) -> None:
+            look()
+            super().__setitem__(*args)
             look()
 
         def __delitem__(self, key: bytes) -> None:
@@ -156,8 +168,10 @@ def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> N
     layers.below.parts[:] = [Watched(part) for part in layers.below.parts]
     layers.on_top = WatchedList(layers.on_top)
     layers.thaw()
-    layers.merge(10)
-    assert layers.is_merged
+    while not layers.is_merged:
+        layers.merge(1)
+        write(layers, changed, b"new")
+        write(layers, new, b"new")
     assert seen == {(b"new", None, b"old", b"new")}
 
 

@@ -128,6 +128,12 @@ SNAPSHOTS = [
         _MEMBER,
     ),
     _mutant(
+        "large writes grow the log without an end while what came before is merged",
+        18,
+        (_SNAPSHOTS, "Snapshots._go_on", "max(written, size // _BYTES_FOR_A_KEY)", "written"),
+        _MEMBER,
+    ),
+    _mutant(
         "half a save fills the disk for ever",
         18,
         (_STORAGE, "Storage._clean", "name.endswith(TEMPORARY_SUFFIX)", "name == 'metadata.tmp'"),

@@ -270,7 +270,7 @@ def test_the_keys_that_were_written_meanwhile_are_merged_some_in_each_turn() -> 
     assert lone.machine.freeze().records.keys() == names
 
 
-def test_a_turn_merges_more_the_more_it_has_written_so_that_no_short_one_becomes_a_long_one() -> None:
+def test_a_round_merges_more_the_more_it_has_written_so_that_no_short_one_becomes_a_long_one() -> None:
     lone = Lone()
     lone.fill(5)
     records = lone.saver.saves[-1].state.records
@@ -285,11 +285,34 @@ def test_a_turn_merges_more_the_more_it_has_written_so_that_no_short_one_becomes
         merged.append(len(records) - before)
     assert all(few < 110 < 290 < many < 310 for few in merged[:2] + merged[4:] for many in merged[2:4])
 
-    turns = 0
+    rounds = 0
     while len(records) < 3 + 5000 + 1:
         lone.write([b"x"])
-        turns += 1
-    assert 30 < turns < 60
+        rounds += 1
+    assert 30 < rounds < 60
+
+
+def test_a_large_write_merges_as_much_as_many_small_ones_so_that_the_log_does_not_outgrow_the_state() -> None:
+    lone = Lone()
+    lone.fill(5)
+    records = lone.saver.saves[-1].state.records
+    lone.write([b"%d" % n for n in range(5000)])
+    lone.turn(lone.saver.write())
+    lone.set("k", "v" * 128_000)
+    assert 1000 < len(records) < 1200
+
+
+def test_for_who_waits_for_a_snapshot_merging_is_not_drawn_out() -> None:
+    lone = Lone()
+    lone.fill(5)
+    lone.write([b"%d" % n for n in range(5000)])
+    lone.turn(lone.saver.write())
+    rounds = []
+    turn = lone.replica.turn
+    lone.replica.turn = lambda *arguments: rounds.append(1) or turn(*arguments)  # type: ignore[method-assign, func-returns-value]
+    lone.turn(SnapshotWanted(lone.machine.applied_index, lambda answer: None))
+    assert len(lone.saver.saves) == 2
+    assert len(rounds) < 5
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
