@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class FakeHost:
         self.bring_instead: Callable[[Input], None] | None = None
         self.strangers: list[tuple[int, str, str]] = []
         self.service: Service | None = None
+        self._turn = threading.Lock()
+        """Writes may come from several threads, and one is applied after the other."""
 
     def bring(self, item: Input) -> None:
         self.brought.append(item)
@@ -75,7 +78,8 @@ class FakeHost:
 
     def apply(self, write: Write) -> list[Result]:
         proposal = write.proposal
-        return self.machine.apply(Entry(self.machine.applied_index + 1, 1, proposal.kind, proposal.payload))
+        with self._turn:
+            return self.machine.apply(Entry(self.machine.applied_index + 1, 1, proposal.kind, proposal.payload))
 
     def reply(self, message: Request | InstallSnapshot) -> None:
         assert self.service is not None
