@@ -210,21 +210,20 @@ class OpenLoop(Load):
 
     def _run(self) -> None:
         rate, most, start = self.order.rate, self.order.max_ops, self._starter()
-        begun = 0
-        while not self.stopped and begun < most:
+        while not self.stopped and self._begun < most:
             due = due_by(time.perf_counter() - self._began, rate, most)
             room_until = self.order.in_flight + len(self._ended)
-            for i in range(begun, min(due, room_until)):
+            for i in range(self._begun, min(due, room_until)):
                 start(i)
-            for i in range(max(begun, room_until), due):
+            for i in range(max(self._begun, room_until), due):
                 self._fail(i, OverflowError("too many operations wait: the system does not keep up with the load"))
-            self._begun = begun = max(begun, due)
+            self._begun = max(self._begun, due)
             time.sleep(_TICK_S)
-        self.numbers = itertools.count(begun)
+        self.numbers = itertools.count(self._begun)
         deadline = time.perf_counter() + _LAST_ANSWERS_S
-        while len(self._ended) < begun and time.perf_counter() < deadline:
+        while len(self._ended) < self._begun and time.perf_counter() < deadline:
             time.sleep(_TICK_S)
-        if len(self._ended) == begun:
+        if len(self._ended) == self._begun:
             self.idle.set()
 
     def _starter(self) -> Callable[[int], None]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from raftkv.kv import StateMachine
 from raftkv.operations import Batch, Code, Operation, Result, Status, TermSettings, encode_batch, encode_settings
 from raftkv.raft.types import Entry, EntryKind
+from raftkv.records import PART_SHIFT
 
 SETTINGS = TermSettings(cluster_id=b"c" * 16, max_sessions=3, session_timeout_ms=1000, max_unanswered=4)
 
@@ -73,6 +75,12 @@ class Driver:
         [result] = self.batch(OPEN)
         assert result.status is Status.DONE
         return result.value
+
+
+def keys_of_one_part(count: int) -> list[bytes]:
+    """Keys that lie in the same dict of `Records`."""
+    numbers = (b"%d" % n for n in itertools.count())
+    return list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), count))
 
 
 def replayed(log: list[Entry]) -> StateMachine:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from typing import Any
 
 import pytest
 
 from raftkv.records import PART_SHIFT, Layers, Records
+from tests.kv.driving import keys_of_one_part
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -123,11 +123,6 @@ def test_what_is_written_to_a_part_that_is_half_merged_is_neither_lost_nor_undon
         layers.merge(30)
         assert layers.is_merged
         assert dict(layers.below.items()) == dict(layers.items()) == wanted
-
-
-def keys_of_one_part(count: int) -> list[bytes]:
-    numbers = (b"%d" % n for n in itertools.count())
-    return list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), count))
 
 
 def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import struct
 from collections.abc import Iterator
@@ -16,8 +15,18 @@ from raftkv.kv import FrozenState, StateMachine
 from raftkv.kv_snapshot import decode, encode
 from raftkv.log_storage import StorageError
 from raftkv.raft.types import LogPosition
-from raftkv.records import PART_SHIFT, Layers, Records
-from tests.kv.driving import DONE, NOT_DONE, Driver, compare_and_set, delete, replayed, set_, set_if_absent
+from raftkv.records import Layers, Records
+from tests.kv.driving import (
+    DONE,
+    NOT_DONE,
+    Driver,
+    compare_and_set,
+    delete,
+    keys_of_one_part,
+    replayed,
+    set_,
+    set_if_absent,
+)
 from tests.kv.test_model import random_log
 
 
@@ -140,8 +149,7 @@ def test_a_second_freeze_waits_for_the_first_to_be_merged() -> None:
 @pytest.mark.parametrize("merged", range(8))
 def test_writes_to_a_part_that_is_half_merged_count(merged: int) -> None:
     """Whether the key's turn has come, is still to come, or it is new."""
-    numbers = (b"%d" % n for n in itertools.count())
-    keys = list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), 10))
+    keys = keys_of_one_part(10)
     driver = Driver()
     driver.batch(*(set_(key, b"1") for key in keys[:6]))
     driver.machine.freeze()

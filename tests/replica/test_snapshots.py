@@ -20,6 +20,7 @@ from raftkv.raft.messages import AppendEntriesReply, RequestVoteReply
 from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
 from raftkv.raft.types import ORIGIN, Configuration, EntryKind, LogPosition, Proposal, SnapshotMeta
+from raftkv.records import Records
 from raftkv.replica import Applied, ConfigurationChange, Replica, Write
 from raftkv.snapshots import (
     Save,
@@ -270,13 +271,19 @@ def test_the_keys_that_were_written_meanwhile_are_merged_some_in_each_turn() -> 
     assert lone.machine.freeze().records.keys() == names
 
 
-def test_a_round_merges_more_the_more_it_has_written_so_that_no_short_one_becomes_a_long_one() -> None:
+def with_5000_keys_to_merge() -> tuple[Lone, Records]:
+    """They were written while three were saved; with what they come into."""
     lone = Lone()
     lone.fill(5)
     records = lone.saver.saves[-1].state.records
     lone.write([b"%d" % n for n in range(5000)])
     assert len(records) == 3
     lone.turn(lone.saver.write())
+    return lone, records
+
+
+def test_a_round_merges_more_the_more_it_has_written_so_that_no_short_one_becomes_a_long_one() -> None:
+    lone, records = with_5000_keys_to_merge()
 
     merged = []
     for writes in (1, 1, 200, 200, 1):
@@ -293,20 +300,13 @@ def test_a_round_merges_more_the_more_it_has_written_so_that_no_short_one_become
 
 
 def test_a_large_write_merges_as_much_as_many_small_ones_so_that_the_log_does_not_outgrow_the_state() -> None:
-    lone = Lone()
-    lone.fill(5)
-    records = lone.saver.saves[-1].state.records
-    lone.write([b"%d" % n for n in range(5000)])
-    lone.turn(lone.saver.write())
+    lone, records = with_5000_keys_to_merge()
     lone.set("k", "v" * 128_000)
     assert 1000 < len(records) < 1200
 
 
 def test_for_who_waits_for_a_snapshot_merging_is_not_drawn_out() -> None:
-    lone = Lone()
-    lone.fill(5)
-    lone.write([b"%d" % n for n in range(5000)])
-    lone.turn(lone.saver.write())
+    lone, _ = with_5000_keys_to_merge()
     rounds = []
     turn = lone.replica.turn
     lone.replica.turn = lambda *arguments: rounds.append(1) or turn(*arguments)  # type: ignore[method-assign, func-returns-value]
