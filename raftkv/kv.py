@@ -47,7 +47,7 @@ from raftkv.operations import (
     parse_text,
 )
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import PART_SHIFT, Layers, Records
+from raftkv.records import SLOT_SHIFT, Layers, Records
 
 BEFORE_SETTINGS: Final = TermSettings(cluster_id=b"", max_sessions=0, session_timeout_ms=0, max_unanswered=0)
 """What holds until the log's first settings: a session opened by then is evicted at once. Part of the replicated
@@ -424,17 +424,17 @@ class StateMachine:
         Every write passes here on every member. So the sums are in local variables until the end; and `Layers.get` and
         `_growth` are spelt out, but for what is rare."""
         records, limit = self._records, self._limit
-        on_top, below, is_merged, shift = records.on_top, records.below.parts, records.is_merged, PART_SHIFT
+        on_top, below, is_merged, shift = records.on_top, records.below.slots, records.is_merged, SLOT_SHIFT
         half_merged = records.half_merged
         revision, state_bytes, key_count = self.revision, self.state_bytes, self._key_count
         results: list[Result] = []
         append = results.append
         for code, key, value, expected, _ in operations:
-            number = hash(key) >> shift
-            part = on_top[number]
+            slot = hash(key) >> shift
+            part = on_top[slot]
             old = part.get(key)
             if not is_merged:
-                old = below[number].get(key) if old is None else old or None
+                old = below[slot].get(key) if old is None else old or None
             if code != _SET:
                 answer = _judge(code, old, expected)
                 if answer is not _DONE:
@@ -467,7 +467,7 @@ class StateMachine:
             state_bytes = grown
             part[key] = record
             if part is half_merged:
-                below[number][key] = record
+                below[slot][key] = record
             append(_DONE)
         self.revision, self.state_bytes, self._key_count = revision, state_bytes, key_count
         return results

@@ -3,8 +3,12 @@
 It grows without stopping for it, and pictures of it can be taken while it changes.
 
 A dict that has become too full copies itself, all of it in one go: for two million keys that takes 150 ms, in which
-nobody else gets anywhere. So the keys are spread over many dicts by their hashes, and each of these grows by itself, in
-two or three milliseconds. (Hashes differ from process to process; nothing but the order of the items depends on them.)
+nobody else gets anywhere. So the keys are spread over many dicts, the parts, and each of these grows by itself, in two
+or three milliseconds. Parts of one size would still do so all at the same time. So each gets a little more of the keys
+than the one before it, and the last twice as many as the first would: a dict doubles, and by the time that there are
+twice as many keys, one after the other has. Which part a key is in depends on its hash: that says a slot, and the part
+has as many of these as it gets keys. (Hashes differ from process to process; nothing but the order of the items depends
+on them.)
 
 A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `Layers.freeze` sets
 all records aside, unchanged from then on, and what is written goes into small dicts in front of them, one a part, with
@@ -21,11 +25,14 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from itertools import chain
 from typing import Final
 
-_PARTS: Final = 64
-PART_SHIFT: Final = sys.hash_info.width - 6
-"""The highest six bits of a hash say which part. Not the lowest, with which a dict begins to look: they would be equal
-for all keys of a part, which then got into each other's way. Hashes have a sign, so these bits say -32 to 31, and each
-of that is a place of a list of 64."""
+_PARTS: Final = 256
+_SLOT_BITS: Final = 12
+SLOT_SHIFT: Final = sys.hash_info.width - _SLOT_BITS
+"""The highest bits of a hash say which slot. Not the lowest, with which a dict begins to look: they would be equal for
+many keys of a part, which then got into each other's way. Hashes have a sign, so these bits say -2048 to 2047, and each
+of that is a place of a list of 4096."""
+_STARTS: Final = [round((2 ** (part / _PARTS) - 1) * 2**_SLOT_BITS) for part in range(_PARTS + 1)]
+"""The first slot of each part, and the end of them: the parts have 11 to 22 slots."""
 _DELETED: Final = b""
 """In a layer on top, in the place of a record."""
 
@@ -33,27 +40,28 @@ _DELETED: Final = b""
 class Records(MutableMapping[bytes, bytes]):
     """Changed and looked up as a dict is. Single lookups are safe from any thread."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "slots")
 
     def __init__(self, items: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.parts: Final[list[dict[bytes, bytes]]] = [{} for _ in range(_PARTS)]
-        """A key is in `parts[hash(key) >> PART_SHIFT]`, or belongs there: for who has many to look up and write."""
+        self.slots: Final = _in_slots(self.parts)
+        """A key is in `slots[hash(key) >> SLOT_SHIFT]`, or belongs there: for who has many to look up and write."""
         self.update(items)
 
     def __getitem__(self, key: bytes) -> bytes:
-        return self.parts[hash(key) >> PART_SHIFT][key]
+        return self.slots[hash(key) >> SLOT_SHIFT][key]
 
     def get(self, key: bytes) -> bytes | None:  # type: ignore[override]  # there is no other default
-        return self.parts[hash(key) >> PART_SHIFT].get(key)
+        return self.slots[hash(key) >> SLOT_SHIFT].get(key)
 
     def __setitem__(self, key: bytes, record: bytes) -> None:
-        self.parts[hash(key) >> PART_SHIFT][key] = record
+        self.slots[hash(key) >> SLOT_SHIFT][key] = record
 
     def __delitem__(self, key: bytes) -> None:
-        del self.parts[hash(key) >> PART_SHIFT][key]
+        del self.slots[hash(key) >> SLOT_SHIFT][key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self.parts[hash(key) >> PART_SHIFT]
+        return key in self.slots[hash(key) >> SLOT_SHIFT]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -69,9 +77,14 @@ class Records(MutableMapping[bytes, bytes]):
         return chain.from_iterable(map(dict.values, self.parts))
 
     def update(self, items: Iterable[tuple[bytes, bytes]]) -> None:  # type: ignore[override]
-        parts = self.parts
+        slots = self.slots
         for key, record in items:
-            parts[hash(key) >> PART_SHIFT][key] = record
+            slots[hash(key) >> SLOT_SHIFT][key] = record
+
+
+def _in_slots(parts: list[dict[bytes, bytes]]) -> list[dict[bytes, bytes]]:
+    """Each part as often as it has slots."""
+    return [parts[n] for n in range(_PARTS) for _ in range(_STARTS[n], _STARTS[n + 1])]
 
 
 class Layers:
@@ -82,8 +95,8 @@ class Layers:
 
     def __init__(self, records: Records) -> None:
         self.below = records
-        self.on_top = list(records.parts)
-        """By part: where a key is written, and looked for first: the part itself, but for those that are not merged."""
+        self.on_top = list(records.slots)
+        """By slot: where a key is written, and looked for first: the part itself, but for those that are not merged."""
         self.half_merged: dict[bytes, bytes] | None = None
         """Of `on_top`, what is being merged: a record that is written there is to be written below as well."""
         self._unmerged: list[bytes] = []
@@ -94,16 +107,16 @@ class Layers:
 
     def get(self, key: bytes) -> bytes | None:
         """The key's record, None if there is none."""
-        part = hash(key) >> PART_SHIFT
-        record = self.on_top[part].get(key)
+        slot = hash(key) >> SLOT_SHIFT
+        record = self.on_top[slot].get(key)
         if record is None:
-            record = self.below.parts[part].get(key)
+            record = self.below.slots[slot].get(key)
         return record or None
 
     def delete(self, key: bytes) -> None:
         """Remove the record of a key that has one."""
-        part = hash(key) >> PART_SHIFT
-        on_top, below = self.on_top[part], self.below.parts[part]
+        slot = hash(key) >> SLOT_SHIFT
+        on_top, below = self.on_top[slot], self.below.slots[slot]
         if on_top is below:
             del below[key]
             return
@@ -113,7 +126,8 @@ class Layers:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys with their records."""
-        for below, on_top in zip(self.below.parts, self.on_top, strict=True):
+        for below, start in zip(self.below.parts, _STARTS, strict=False):
+            on_top = self.on_top[start]
             both = below if on_top is below else {**below, **on_top}
             yield from ((key, record) for key, record in both.items() if record)
 
@@ -128,7 +142,7 @@ class Layers:
     def freeze(self) -> Records:
         """The records as they are now, which will not change until `thaw`."""
         assert self.is_merged, "frozen once at a time"
-        self.on_top = [{} for _ in range(_PARTS)]
+        self.on_top = _in_slots([{} for _ in range(_PARTS)])
         self._is_frozen, self._merged = True, 0
         return self.below
 
@@ -140,7 +154,8 @@ class Layers:
     def merge(self, count: int) -> None:
         """After `thaw`: bring so many keys that are on top down into the records."""
         while not self._is_frozen and not self.is_merged:
-            on_top, below = self.on_top[self._merged], self.below.parts[self._merged]
+            start, end = _STARTS[self._merged : self._merged + 2]
+            on_top, below = self.on_top[start], self.below.slots[start]
             if self.half_merged is None:
                 self.half_merged, self._unmerged = on_top, list(on_top)
             if self._unmerged and count <= 0:
@@ -150,7 +165,7 @@ class Layers:
             count -= len(some)
             self._bring_down(some, on_top, below)
             if not self._unmerged:
-                self.on_top[self._merged] = below
+                self.on_top[start:end] = [below] * (end - start)
                 self._merged += 1
                 self.half_merged = None
 

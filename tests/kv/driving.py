@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 from raftkv.kv import StateMachine
 from raftkv.operations import Batch, Code, Operation, Result, Status, TermSettings, encode_batch, encode_settings
 from raftkv.raft.types import Entry, EntryKind
-from raftkv.records import PART_SHIFT
+from raftkv.records import SLOT_SHIFT, Records
 
 SETTINGS = TermSettings(cluster_id=b"c" * 16, max_sessions=3, session_timeout_ms=1000, max_unanswered=4)
 
@@ -80,7 +81,14 @@ class Driver:
 def keys_of_one_part(count: int) -> list[bytes]:
     """Keys that lie in the same dict of `Records`."""
     numbers = (b"%d" % n for n in itertools.count())
-    return list(itertools.islice((key for key in numbers if hash(key) >> PART_SHIFT == 0), count))
+    return list(itertools.islice((key for key in numbers if hash(key) >> SLOT_SHIFT == 0), count))
+
+
+def wrap_parts(records: Records, wrapped: Callable[[dict[bytes, bytes]], dict[bytes, bytes]]) -> None:
+    """Put other dicts in the places of those that `records` consists of."""
+    new = {id(part): wrapped(part) for part in records.parts}
+    for places in (records.slots, records.parts):
+        places[:] = [new[id(part)] for part in places]
 
 
 def replayed(log: list[Entry]) -> StateMachine:

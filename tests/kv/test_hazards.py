@@ -9,7 +9,18 @@ import pytest
 from raftkv.operations import Operation, Result
 from raftkv.raft.types import EntryKind
 from raftkv.records import Layers, Records
-from tests.kv.driving import DONE, MALFORMED, NOT_DONE, SESSION_UNKNOWN, SETTINGS, Driver, replayed, set_, set_if_absent
+from tests.kv.driving import (
+    DONE,
+    MALFORMED,
+    NOT_DONE,
+    SESSION_UNKNOWN,
+    SETTINGS,
+    Driver,
+    replayed,
+    set_,
+    set_if_absent,
+    wrap_parts,
+)
 from tests.kv.test_model import random_log
 
 
@@ -33,7 +44,7 @@ def test_hazard_14_the_applied_index_is_not_seen_before_the_effects() -> None:
             super().__setitem__(key, value)
 
     records = Records()
-    records.parts[:] = [Part() for _ in records.parts]
+    wrap_parts(records, Part)
     driver.machine._records = Layers(records)
     driver.batch(set_(b"a", b"1"), set_(b"b", b"1"))
     assert seen_during_writes == [before, before]

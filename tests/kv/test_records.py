@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftkv.records import PART_SHIFT, Layers, Records
-from tests.kv.driving import keys_of_one_part
+from raftkv.records import SLOT_SHIFT, Layers, Records
+from tests.kv.driving import keys_of_one_part, wrap_parts
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -22,11 +22,11 @@ def test_it_does_what_a_dict_does(seed: int) -> None:
             case 0 | 1:
                 records[key] = plain[key] = b"%d" % n
             case 2:
-                records.parts[hash(key) >> PART_SHIFT][key] = plain[key] = b"%d" % n
+                records.slots[hash(key) >> SLOT_SHIFT][key] = plain[key] = b"%d" % n
             case 3:
                 assert records.pop(key, None) == plain.pop(key, None)
             case _:
-                assert records.get(key) == records.parts[hash(key) >> PART_SHIFT].get(key) == plain.get(key)
+                assert records.get(key) == records.slots[hash(key) >> SLOT_SHIFT].get(key) == plain.get(key)
                 assert (key in records) == (key in plain)
         assert len(records) == len(plain)
     assert dict(records.items()) == plain
@@ -39,7 +39,16 @@ def test_it_does_what_a_dict_does(seed: int) -> None:
 def test_it_grows_in_small_parts() -> None:
     """A dict of all keys would now and then copy all of them in one go."""
     records = Records((b"%d" % n, b"") for n in range(64_000))
-    assert max(map(len, records.parts)) < 2000
+    assert max(map(len, records.parts)) < 500
+
+
+def test_its_parts_do_not_grow_at_the_same_time() -> None:
+    """All that have come to a size within a tenth of each other would, and a dict that grows is copied."""
+    records = Records((b"%d" % n, b"") for n in range(320_000))
+    lengths = sorted(map(len, records.parts))
+    assert 1.6 < lengths[-5] / lengths[4] < 2.4
+    for length in lengths:
+        assert sum(length <= other < 1.1 * length for other in lengths) < len(lengths) / 4
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -47,10 +56,10 @@ def test_it_grows_in_small_parts() -> None:
 
 def write(layers: Layers, key: bytes, record: bytes) -> None:
     """As the state machine does."""
-    part = hash(key) >> PART_SHIFT
-    layers.on_top[part][key] = record
-    if layers.on_top[part] is layers.half_merged:
-        layers.below.parts[part][key] = record
+    slot = hash(key) >> SLOT_SHIFT
+    layers.on_top[slot][key] = record
+    if layers.on_top[slot] is layers.half_merged:
+        layers.below.slots[slot][key] = record
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -160,7 +169,7 @@ def test_a_reader_without_the_turn_misses_nothing_while_layers_are_merged() -> N
             super().__setitem__(*args)
             look()
 
-    layers.below.parts[:] = [Watched(part) for part in layers.below.parts]
+    wrap_parts(layers.below, Watched)
     layers.on_top = WatchedList(layers.on_top)
     layers.thaw()
     while not layers.is_merged:
@@ -175,7 +184,7 @@ def test_what_a_reader_has_begun_to_look_at_is_not_taken_away() -> None:
     layers = Layers(Records([(b"k", b"old")]))
     layers.freeze()
     write(layers, b"k", b"new")
-    on_top = layers.on_top[hash(b"k") >> PART_SHIFT]
+    on_top = layers.on_top[hash(b"k") >> SLOT_SHIFT]
     layers.thaw()
     layers.merge(10)
     assert on_top == {b"k": b"new"}
@@ -183,6 +192,6 @@ def test_what_a_reader_has_begun_to_look_at_is_not_taken_away() -> None:
 
 def test_the_keys_of_a_part_do_not_get_into_each_others_way() -> None:
     """A dict begins to look where the lowest bits of a hash say."""
-    records = Records((b"%d" % n, b"") for n in range(64_000))
+    records = Records((b"%d" % n, b"") for n in range(320_000))
     assert all(len({hash(key) % 64 for key in part}) > 60 for part in records.parts)
     assert all(records.parts)

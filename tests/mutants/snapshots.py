@@ -29,7 +29,7 @@ SNAPSHOTS = [
     _mutant(
         "what is written while the state is saved gets into the snapshot",
         14,
-        (_RECORDS, "Layers.freeze", "[{} for _ in range(_PARTS)]", "list(self.below.parts)"),
+        (_RECORDS, "Layers.freeze", "[{} for _ in range(_PARTS)]", "self.below.parts"),
         _STATE,
         1,
     ),
@@ -50,7 +50,7 @@ SNAPSHOTS = [
         14,
         (
             *(_RECORDS, "Layers.merge", "self._bring_down(some, on_top, below)"),
-            "self.on_top[self._merged] = below\nself._bring_down(some, on_top, below)",
+            "self.on_top[start:end] = [below] * (end - start)\nself._bring_down(some, on_top, below)",
         ),
         _STATE,
     ),
