@@ -80,6 +80,9 @@ class Disk(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def shorten(self, path: str, count: int) -> int:
+        """Take the last `count` bytes off a file, or what there is, which takes no descriptor. How many are left."""
+
     def lock(self, path: str, *, shared: bool = False) -> Lock:
         """Lock a file against other holders, making it if need be; a shared lock makes nothing, and excludes only
         the other kind. Raises BlockingIOError at once if it can't be had."""
@@ -173,6 +176,11 @@ class OsDisk:
 
     def remove(self, path: str) -> None:
         os.remove(path)
+
+    def shorten(self, path: str, count: int) -> int:
+        left = max(0, os.stat(path).st_size - count)
+        os.truncate(path, left)
+        return left
 
     def lock(self, path: str, *, shared: bool = False) -> Lock:
         descriptor = self._open(path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT)

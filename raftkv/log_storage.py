@@ -14,7 +14,7 @@ that a restart begins from; errors there are final. To storage a snapshot is byt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -172,9 +172,10 @@ class LogStorage(LogStore, Protocol):
         everything done or nothing. Raises StorageError, and then refuses all further use.
         """
 
-    def remove_leftovers(self) -> None:
-        """Remove the files that the last calls have made superfluous, which can take a while. From any thread. Raises
-        nothing: what stays is removed at the next start."""
+    def remove_leftovers(self) -> Generator[None, None, None]:
+        """Remove the files that the last calls have made superfluous, a piece from one `yield` to the next, each in
+        about a millisecond. By one thread at a time, whichever. Raises nothing: what stays is removed at the next
+        start."""
 
     def close(self) -> None: ...
 

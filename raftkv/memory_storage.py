@@ -7,7 +7,7 @@ simulated by handing the same object to the next member.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import google_crc32c
 
@@ -127,8 +127,8 @@ class MemoryStorage:
         self.snapshot, self._snapshot = meta, bytes(writer.data)
         self.commit_index = max(self.commit_index, meta.last.index)
 
-    def remove_leftovers(self) -> None:
-        pass
+    def remove_leftovers(self) -> Generator[None, None, None]:
+        yield from ()
 
     def remember_address(self, address: str) -> None:
         self._fail_if_told()

@@ -3,12 +3,11 @@
 It grows without stopping for it, and pictures of it can be taken while it changes.
 
 A dict that has become too full copies itself, all of it in one go: for two million keys that takes 150 ms, in which
-nobody else gets anywhere. So the keys are spread over many dicts, the parts, and each of these grows by itself, in two
-or three milliseconds. Parts of one size would still do so all at the same time. So each gets a little more of the keys
-than the one before it, and the last twice as many as the first would: a dict doubles, and by the time that there are
-twice as many keys, one after the other has. Which part a key is in depends on its hash: that says a slot, and the part
-has as many of these as it gets keys. (Hashes differ from process to process; nothing but the order of the items depends
-on them.)
+nobody else gets anywhere. So the keys are spread over many dicts, the parts, and each of these grows by itself, in a
+millisecond. Parts of one size would still do so all at the same time. So they get more and more of the keys, from the
+first to the last, which gets twice as many: a dict doubles, and by the time that there are twice as many keys all have,
+a few at a time. Which part a key is in depends on its hash: that says a slot, and a part has more or fewer of these.
+(Hashes differ from process to process; nothing but the order of the items depends on them.)
 
 A snapshot is saved while the machine goes on, and a million keys are not copied in a moment. So `Layers.freeze` sets
 all records aside, unchanged from then on, and what is written goes into small dicts in front of them, one a part, with

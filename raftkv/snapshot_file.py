@@ -1,7 +1,7 @@
 """The files of snapshots: theory of operation.
 
     new-snapshot-<n>.tmp    being written, by some thread, beside everything else
-    snapshot-<index>        one that a restart begins from, or did; it never changes
+    snapshot-<index>        one that a restart begins from, or did; it does not change while anybody may read it
 
 What is in them storage does not know (kv_snapshot.py does); but it remembers the checksum of the whole, a CRC32C, so
 that a start finds out about damage before it changes anything. A file that is being written is nothing to anybody until
@@ -53,6 +53,7 @@ class SnapshotFile:
         self.checksum = 0
         """Of what has been written."""
         self.is_finished = False
+        self.is_closed = False
 
     @classmethod
     def create(cls, disk: Disk, path: str, at_disks_pace: bool = True) -> SnapshotFile:
@@ -91,6 +92,7 @@ class SnapshotFile:
             self._disk.remove(self.name)
 
     def close(self) -> None:
+        self.is_closed = True
         self._file.close()
 
     def move_to(self, path: str) -> None:

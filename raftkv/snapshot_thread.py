@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 
 from raftkv.log_storage import LogStorage
 from raftkv.snapshots import Save, SnapshotFailed, SnapshotSaved, write_snapshot
+
+_T = TypeVar("_T")
 
 _REST: Final = 8
 """Times as long as what has just been done."""
@@ -57,7 +59,7 @@ class SnapshotThread:
         self._jobs.put(lambda: self._write(save))
 
     def clean(self) -> None:
-        self._jobs.put(self._storage.remove_leftovers)
+        self._jobs.put(self._remove_leftovers)
 
     def _run(self) -> None:
         try:
@@ -67,14 +69,25 @@ class SnapshotThread:
             self._fail(error)
 
     def _write(self, save: Save) -> None:
-        steps = write_snapshot(save, self._storage)
+        def give_up() -> None:
+            save.is_wanted = False
+
+        self._bring(self._carry_out(write_snapshot(save, self._storage), give_up))
+
+    def _remove_leftovers(self) -> None:
+        steps = self._storage.remove_leftovers()
+        self._carry_out(steps, steps.close)
+
+    def _carry_out(self, steps: Generator[None, None, _T], give_up: Callable[[], None]) -> _T:
+        """Take one step after the other, and call `give_up` before the next one if the thread is to end."""
         try:
             while True:
                 began = time.perf_counter()
                 next(steps)
                 if self._stopped.is_set():
-                    save.is_wanted = False
+                    give_up()
                 else:
                     self._sleep(min(_REST * (time.perf_counter() - began), _LONGEST_REST))
         except StopIteration as end:
-            self._bring(end.value)
+            result: _T = end.value
+            return result

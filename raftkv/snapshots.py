@@ -12,6 +12,10 @@ thrown away (hazard 32).
 A saved state has been replaced by two things, so two must have grown before the next one is worth its writing: the log
 that a restart would have to replay, by a number of bytes or entries; and no less than the size of the last snapshot, so
 that a large state is not written over and over again for little.
+
+The logs of all members grow alike, so all would save at the same time, and so often as that clients would wait for all
+of them. But what a majority has is committed, and that need not wait for a single one. So a member's first snapshot
+comes earlier than the others, after its own part of the growth, and they go on from there one after the other.
 """
 
 from __future__ import annotations
@@ -231,9 +235,21 @@ class Snapshots:
             wanted.answer(reason)
 
     def _is_due(self) -> bool:
+        part = self._own_part() if self._is_in_step() else 1.0
         entries = self._machine.applied_index - self._saved_index
-        bytes_wanted = max(self._policy.log_bytes, self._storage.snapshot_bytes)
-        return entries > 0 and (self._bytes >= bytes_wanted or entries >= self._policy.log_entries)
+        bytes_wanted = part * max(self._policy.log_bytes, self._storage.snapshot_bytes)
+        return entries > 0 and (self._bytes >= bytes_wanted or entries >= part * self._policy.log_entries)
+
+    def _is_in_step(self) -> bool:
+        """Whether the log has begun to grow when those of other members have: it is new, or the snapshot theirs. One of
+        this member's own has some of the log in front of it."""
+        return self._storage.snapshot is None or self._storage.previous() == self._storage.snapshot.last
+
+    def _own_part(self) -> float:
+        """1/6, 3/6 and 5/6 for the members of a cluster of three, and so on; 1 for one that is alone. Not thirds: a
+        member that is sent a snapshot begins anew where the sender has saved, and would come into step with others."""
+        members = sorted(self._raft.configuration.members | {self._raft.me})
+        return (members.index(self._raft.me) + 0.5) / len(members) if len(members) > 1 else 1.0
 
     def saved(self, result: SnapshotSaved) -> None:
         """A save has ended well."""

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import Any, Final
 
 from raftkv.disk import OS_DISK, TEMPORARY_SUFFIX, Disk, Lock, disk_errors, read_file, replace_file
+from raftkv.leftovers import Leftovers
 from raftkv.log_index import RecentEntries
 from raftkv.log_storage import (
     RESTORE,
@@ -61,6 +61,8 @@ FILL_BYTES: Final = 2**18
 CACHE_BYTES: Final = 16 * 2**20
 READ_BYTES: Final = 2**20
 """How much of the log is read at a time where all of it is wanted."""
+PIECE_BYTES: Final = 4 * 2**20
+"""About a millisecond's work for the file system."""
 
 LOCK: Final = "lock"
 IDENTITY: Final = "identity"
@@ -82,6 +84,7 @@ class Storage:
         segment_bytes: int = SEGMENT_BYTES,
         fill_bytes: int = FILL_BYTES,
         cache_bytes: int = CACHE_BYTES,
+        piece_bytes: int = PIECE_BYTES,
         incarnation: bytes | None = None,
         cluster_id: bytes = b"",
         address: str = "",
@@ -92,9 +95,10 @@ class Storage:
         `joined` has brought it in.
 
         `segment_bytes` is the size at which a new segment is begun, `fill_bytes` the room that a segment is given at a
-        time, `cache_bytes` the size of the end of the log that is kept in memory. A new directory's `incarnation` is
-        random unless it is given. Raises StorageError if the directory is in use, is another member's, or holds what
-        can't be trusted; it is then unchanged.
+        time, `cache_bytes` the size of the end of the log that is kept in memory, and `piece_bytes` how much of a file
+        that no longer counts is removed at a time. A new directory's `incarnation` is random unless it is given. Raises
+        StorageError if the directory is in use, is another member's, or holds what can't be trusted; it is then
+        unchanged.
         """
         self._directory = os.path.abspath(path)
         self._disk = disk
@@ -109,8 +113,7 @@ class Storage:
         self.snapshot_bytes = 0
         self._snapshot_checksum = 0
         self._snapshot_numbers = count(1)
-        self._leftovers: deque[str] = deque()
-        """Paths of files that no longer count. Filled by the owner, emptied by anybody."""
+        self._leftovers = Leftovers(disk, piece_bytes)
         self._joins = members is None
         incarnation = incarnation or os.urandom(16)
         wanted = Identity(member_id, dict(members or {}), incarnation, cluster_id, address, joined)
@@ -309,7 +312,7 @@ class Storage:
     def open_snapshot(self) -> SnapshotReader:
         self._refuse_if_unusable()
         assert self.snapshot is not None, "there is a snapshot"
-        return SnapshotFile.open(self._disk, self._path(snapshot_name(self.snapshot.last.index)))
+        return self._leftovers.open_snapshot(self._path(snapshot_name(self.snapshot.last.index)))
 
     def adopt_snapshot(self, meta: SnapshotMeta, writer: SnapshotWriter, keep_from: int) -> None:
         assert_adoptable(self, meta, keep_from)
@@ -338,13 +341,14 @@ class Storage:
         self.snapshot_bytes, self._snapshot_checksum = writer.size, writer.checksum
         self._write_metadata(self.hard_state)
         if old is not None:
-            self._leftovers.append(self._path(snapshot_name(old.last.index)))
-        self._leftovers.extend(self._log.path(number) for number in old_segments)
+            self._leftovers.add([self._path(snapshot_name(old.last.index))])
+        self._leftovers.add(self._log.path(number) for number in old_segments)
 
-    def remove_leftovers(self) -> None:
-        while self._leftovers and not self._unusable:
-            with suppress(IndexError, OSError):
-                self._disk.remove(self._leftovers.popleft())
+    def remove_leftovers(self) -> Generator[None, None, None]:
+        for _ in self._leftovers.remove():
+            yield
+            if self._unusable:
+                return
 
     def close(self) -> None:
         """Close the files and give up the lock. Whatever is called afterwards raises StorageError."""

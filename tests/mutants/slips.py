@@ -521,4 +521,25 @@ SLIPS = [
         "self.raft.tick(now)\nfor item in inputs:\n    self._take(item, now)",
         "tests/replica",
     ),
+    # snapshots
+    _slip(
+        "all members save their states at the same time",
+        *("snapshots.py", "Snapshots._own_part", "members.index(self._raft.me) + 0.5", "len(members)"),
+        "tests/replica/test_snapshots.py",
+    ),
+    _slip(
+        "members that were restored save their states at the same time",
+        *("snapshots.py", "Snapshots._is_in_step", "self._storage.previous() == self._storage.snapshot.last", "False"),
+        "tests/replica/test_snapshots.py",
+    ),
+    _slip(
+        "a learner saves its state when a voter does",
+        *("snapshots.py", "Snapshots._own_part", "configuration.members", "configuration.voters"),
+        "tests/replica/test_snapshots.py",
+    ),
+    _slip(
+        "a large file is removed in one go",
+        *("leftovers.py", "Leftovers.remove", "self._disk.shorten(path, self._piece_bytes)", "False"),
+        "tests/storage/test_leftovers.py",
+    ),
 ]

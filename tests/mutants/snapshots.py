@@ -8,7 +8,7 @@ _SNAPSHOTS, _STORAGE, _FILE, _LOG, _INDEX = (
     *("snapshots.py", "storage.py", "snapshot_file.py"),
     *("segmented_log.py", "log_index.py"),
 )
-_KV, _RECORDS, _FORMAT = "kv.py", "records.py", "kv_snapshot.py"
+_KV, _RECORDS, _FORMAT, _LEFTOVERS = "kv.py", "records.py", "kv_snapshot.py", "leftovers.py"
 _CRASHES = ("tests/storage/test_snapshot_crashes.py",)
 _CONTRACT = ("tests/storage/test_snapshots.py",)
 _STATE = ("tests/kv/test_snapshots.py", "tests/kv/test_records.py")
@@ -171,6 +171,18 @@ SNAPSHOTS = [
         (_KV, "StateMachine.can_freeze", "self._records.is_merged", "True"),
         (*_MEMBER, *_STATE),
         1,
+    ),
+    _mutant(
+        "what is still read of a snapshot is cut off",
+        32,
+        (_LEFTOVERS, "Leftovers.remove", "not self._is_read(path) and", ""),
+        (*_CONTRACT, "tests/storage/test_leftovers.py"),
+    ),
+    _mutant(
+        "files are removed from a directory that is somebody else's by now",
+        32,
+        (_STORAGE, "Storage.remove_leftovers", "self._unusable", "False"),
+        _CRASHES,
     ),
     _mutant(
         "saves in the making share a file",

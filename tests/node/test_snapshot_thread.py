@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -79,10 +79,37 @@ def test_one_thing_is_done_after_the_other(bench: Bench) -> None:
 
 def test_files_that_no_longer_count_are_removed_in_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: SimpleQueue[str] = SimpleQueue()
-    monkeypatch.setattr(bench.storage, "remove_leftovers", lambda: removed.put(threading.current_thread().name))
+
+    def remove() -> Generator[None, None, None]:
+        for _ in range(3):
+            yield
+            removed.put(threading.current_thread().name)
+
+    monkeypatch.setattr(bench.storage, "remove_leftovers", remove)
     bench.thread.start()
     bench.thread.clean()
-    assert removed.get(timeout=10) == "snapshot"
+    assert [removed.get(timeout=10) for _ in range(3)] == ["snapshot"] * 3
+    assert len(bench.rests) == 3, "one before each"
+
+
+def test_files_are_removed_no_longer_when_the_node_stops(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start does it."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def remove() -> Generator[None, None, None]:
+        begun.set()
+        try:
+            while True:
+                yield
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(bench.storage, "remove_leftovers", remove)
+    bench.thread.start()
+    bench.thread.clean()
+    assert begun.wait(10)
+    bench.thread.stop()
+    assert ended.wait(10)
 
 
 def test_a_save_that_the_disk_refuses_is_brought_back_as_failed(bench: Bench) -> None:

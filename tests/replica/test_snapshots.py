@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -32,11 +32,13 @@ from raftkv.snapshots import (
     write_snapshot,
 )
 from raftkv.storage import Storage
-from tests.storage.helpers import DIRECTORY, MEMBERS
+from tests.storage.helpers import DIRECTORY, MEMBERS, remove_leftovers
 from tests.support.memory_disk import MemoryDisk
 from tests.support.raft_cluster import Answer
 
 POLICY = SnapshotPolicy(log_bytes=1600, log_entries=1000, kept_log_bytes=0, retry_after=10.0, longest_retry=35.0)
+OF_THREE = replace(POLICY, log_bytes=6 * POLICY.log_bytes)
+"""The first of three members saves for the first time when a sixth of that has come together."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ class HeldBack:
 
     def clean(self) -> None:
         self.cleans += 1
-        self.storage.remove_leftovers()
+        remove_leftovers(self.storage)
 
     def write(self, save: Save | None = None) -> SnapshotSaved | SnapshotFailed:
         """Carry out a save, by default the last one."""
@@ -68,8 +70,10 @@ class HeldBack:
 class Lone:
     """A replica with a saver; of several members, the test plays the others."""
 
-    def __init__(self, size: int = 1, policy: SnapshotPolicy = POLICY, storage: LogStorage | None = None) -> None:
-        self.size, self.policy = size, policy
+    def __init__(
+        self, size: int = 1, policy: SnapshotPolicy = POLICY, storage: LogStorage | None = None, me: int = 1
+    ) -> None:
+        self.size, self.policy, self.me = size, policy, me
         self.storage: LogStorage = storage or MemoryStorage()
         self.notes: list[str] = []
         self.now = 0.0
@@ -84,7 +88,7 @@ class Lone:
         self.saver = HeldBack(self.storage)
         self.replica = Replica(
             Configuration(frozenset(range(1, self.size + 1))),
-            1,
+            self.me,
             Config(lease_duration=0.0),
             self.storage,
             self.machine,
@@ -99,8 +103,8 @@ class Lone:
         self.turn()
         if self.size > 1:
             term = self.replica.raft.current_term + 1
-            self.turn(RequestVoteReply(2, 1, term, True, pre_vote=True))
-            self.turn(RequestVoteReply(2, 1, term, True))
+            self.turn(RequestVoteReply(2, self.me, term, True, pre_vote=True))
+            self.turn(RequestVoteReply(2, self.me, term, True))
             self.acknowledge(2)
 
     def turn(self, *inputs: Any) -> None:
@@ -111,7 +115,7 @@ class Lone:
         raft = self.replica.raft
         assert isinstance(raft.role, Leader)
         last = raft.log.last_index
-        self.turn(AppendEntriesReply(sender, 1, raft.current_term, True, raft.role.rounds.current, last))
+        self.turn(AppendEntriesReply(sender, self.me, raft.current_term, True, raft.role.rounds.current, last))
 
     def set(self, key: str, value: str = "v" * 300) -> Answer:
         answer = Answer()
@@ -163,6 +167,60 @@ def test_the_state_is_saved_when_the_log_has_grown_by_enough_entries() -> None:
     assert lone.saver.saves == []
     lone.set("k", "v")
     assert len(lone.saver.saves) == 1
+
+
+@pytest.mark.parametrize(("size", "me", "part"), [(1, 1, 1), (3, 1, 1 / 6), (3, 3, 5 / 6)])
+@pytest.mark.parametrize("policy", [SnapshotPolicy(log_bytes=20_000), SnapshotPolicy(log_entries=60)])
+def test_members_do_not_save_all_at_the_same_time(size: int, me: int, part: float, policy: SnapshotPolicy) -> None:
+    """Their logs grow alike. So the first save is early, by what member one is, and the next ones as long after it."""
+    lone = Lone(size, replace(policy, kept_log_bytes=1000), me=me)
+    lone.set("k")
+    lone.start()
+    assert entries_until_a_save(lone) == pytest.approx(60 * part, abs=4)
+    assert entries_until_a_save(lone) == pytest.approx(60, abs=4)
+    lone.set("k")
+    lone.start()
+    assert entries_until_a_save(lone) == pytest.approx(60, abs=4)
+
+
+def test_members_that_begin_with_the_same_snapshot_do_not_save_all_at_the_same_time() -> None:
+    """Of a cluster that has been restored, or sent by the leader; whether they are started again meanwhile or not."""
+    policy = SnapshotPolicy(log_entries=60, kept_log_bytes=1000)
+    leader = Lone(3, policy)
+    entries_until_a_save(leader)
+    for me, part in ((1, 1 / 6), (3, 5 / 6)):
+        storage = MemoryStorage()
+        with_snapshot_of(leader.storage, storage)
+        lone = Lone(3, policy, storage, me)
+        lone.set("k")
+        lone.start()
+        assert entries_until_a_save(lone) == pytest.approx(60 * part, abs=4)
+
+
+def test_a_learner_counts_when_members_save_one_after_the_other() -> None:
+    lone = Lone(3, SnapshotPolicy(log_entries=60, kept_log_bytes=1000), me=3)
+    lone.turn(ConfigurationChange(Add(4, "d:1"), Answer()))
+    lone.acknowledge(2)
+    assert entries_until_a_save(lone) == pytest.approx(60 * 5 / 8, abs=5)
+
+
+def with_snapshot_of(source: LogStorage, target: LogStorage) -> None:
+    """Install the snapshot that is in `source`."""
+    assert source.snapshot is not None
+    reader, writer = source.open_snapshot(), target.begin_snapshot()
+    writer.write(reader.read(0, reader.size))
+    writer.finish()
+    target.persist(source.hard_state, [], 0)
+    target.install_snapshot(source.snapshot, writer)
+
+
+def entries_until_a_save(lone: Lone) -> int:
+    """How many writes of 300 bytes it takes; and the save ends well."""
+    before, last = len(lone.saver.saves), lone.replica.raft.log.last_index
+    while len(lone.saver.saves) == before:
+        lone.set("k")
+    lone.turn(lone.saver.write())
+    return lone.replica.raft.log.last_index - last
 
 
 def test_only_one_save_is_under_way_at_a_time() -> None:
@@ -328,7 +386,7 @@ def test_some_of_the_log_is_kept_for_followers_that_are_a_little_behind() -> Non
 
 
 def test_a_member_that_does_not_answer_holds_up_nothing() -> None:
-    lone = Lone(size=3)
+    lone = Lone(3, OF_THREE)
     lone.fill(5)
     lone.turn(lone.saver.write())
     assert lone.storage.first_index() == 7
@@ -336,7 +394,7 @@ def test_a_member_that_does_not_answer_holds_up_nothing() -> None:
 
 def test_what_a_follower_is_just_being_sent_is_kept() -> None:
     """Or it might be sent one snapshot after the other, and never catch up."""
-    lone = Lone(size=3)
+    lone = Lone(3, OF_THREE)
     lone.acknowledge(3)
     for n in range(5):
         lone.set(f"key-{n}")  # member 3 has nothing of it yet
@@ -345,7 +403,7 @@ def test_what_a_follower_is_just_being_sent_is_kept() -> None:
 
 
 def test_but_not_more_of_it_than_another_snapshot_would_cost() -> None:
-    lone = Lone(size=3)
+    lone = Lone(3, OF_THREE)
     lone.acknowledge(3)
     lone.set("key", "small")
     lone.fill(5)
@@ -360,7 +418,7 @@ def test_but_not_more_of_it_than_another_snapshot_would_cost() -> None:
 
 
 def test_what_comes_after_a_snapshot_that_is_on_its_way_is_kept() -> None:
-    lone = Lone(size=3)
+    lone = Lone(3, OF_THREE)
     lone.fill(5)
     lone.turn(lone.saver.write())
     sent_up_to = lone.replica.status().snapshot_index

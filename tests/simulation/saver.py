@@ -44,7 +44,7 @@ class SimulatedSaver:
 
     def _clean(self) -> _Job:
         yield
-        self._storage.remove_leftovers()
+        yield from self._storage.remove_leftovers()
         return None
 
     def _begin(self, job: _Job) -> None:

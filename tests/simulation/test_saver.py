@@ -17,7 +17,8 @@ def test_nothing_is_left_of_a_save_once_all_is_at_rest(seed: int) -> None:
     """One snapshot that counts at most, and no other file."""
     simulation = Simulation(draw(seed))
     simulation.run()
-    simulation.world.run(simulation.world.now + 5 * simulation.plan.step)
+    plan = simulation.plan
+    simulation.world.run(simulation.world.now + 5 * plan.step + 100 * plan.save_pace)
     for member in simulation.members.values():
         if not member.has_data:
             continue

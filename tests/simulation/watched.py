@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftkv.kv import FrozenState, StateMachine
 from raftkv.log_storage import SnapshotWriter
@@ -24,6 +24,10 @@ from tests.support.leases import lease_due
 
 if TYPE_CHECKING:
     from tests.simulation.member import Member
+
+
+_PIECE_BYTES: Final = 1000
+"""Of a file that no longer counts: most snapshots are of some thousand bytes."""
 
 
 class WatchedStorage(Storage):
@@ -45,6 +49,7 @@ class WatchedStorage(Storage):
             segment_bytes=segment_bytes,
             fill_bytes=fill_bytes,
             cache_bytes=cache_bytes,
+            piece_bytes=_PIECE_BYTES,
             incarnation=incarnation_of(member.id, member.disk_number),
             address="" if founders else member.name,
             joined=0 if founders else joined,

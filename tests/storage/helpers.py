@@ -33,8 +33,9 @@ def entries(first: int, last: int, term: int = 1, payload: bytes | None = None) 
 
 def open_storage(disk: MemoryDisk, **options: Any) -> Storage:
     """Open node 1's directory on that disk. Its log is not filled with zeros ahead of the writing, unless asked for:
-    most tests say exactly where a file ends."""
-    options = {"member_id": 1, "members": MEMBERS, "incarnation": INCARNATION, "fill_bytes": 0, **options}
+    most tests say exactly where a file ends. And small files are removed in small pieces, as large ones in large."""
+    small = {"fill_bytes": 0, "piece_bytes": 100}
+    options = {"member_id": 1, "members": MEMBERS, "incarnation": INCARNATION, **small, **options}
     return Storage(DIRECTORY, disk=disk, **options)
 
 
@@ -93,6 +94,12 @@ def install(storage: LogStorage, index: int, term: int, content: bytes = b"the l
     """Install a leader's snapshot."""
     meta = SnapshotMeta(LogPosition(term, index), 1000 + index, b"configuration")
     storage.install_snapshot(meta, save_snapshot(storage, content))
+
+
+def remove_leftovers(storage: LogStorage) -> None:
+    """All of them at once."""
+    for _ in storage.remove_leftovers():
+        pass
 
 
 def content_of(storage: LogStorage) -> bytes | None:

@@ -37,7 +37,8 @@ def main() -> None:
         machine = write(storage)
     print("commit index", storage.commit_index, "last index", storage.last_index(), "first", storage.first_index())
     print("digest", machine.digest().hex(), "keys", len(machine), "revision", machine.revision)
-    storage.remove_leftovers()
+    for _ in storage.remove_leftovers():
+        pass
     print(sorted(os.listdir(path)))
     storage.close()
 

@@ -77,6 +77,18 @@ def test_what_was_written_is_read_with_nothing_behind_it(disk: Disk, tmp_path: P
     assert disk.open(str(tmp_path / "file")).size() == 0
 
 
+def test_a_file_is_shortened_by_so_many_bytes_or_what_there_is(disk: Disk, tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    file = disk.create(path)
+    file.write(0, b"0123456789")
+    assert disk.shorten(path, 4) == 6
+    assert file.read(0, 100) == b"012345"
+    assert disk.shorten(path, 7) == 0
+    assert file.size() == 0
+    with pytest.raises(FileNotFoundError):
+        disk.shorten(str(tmp_path / "missing"), 1)
+
+
 def test_a_replaced_file_is_gone_and_one_that_is_open_stays_readable(disk: Disk, tmp_path: Path) -> None:
     old, new = disk.create(str(tmp_path / "old")), disk.create(str(tmp_path / "new"))
     old.write(0, b"old")

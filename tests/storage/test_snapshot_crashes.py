@@ -28,6 +28,7 @@ from tests.storage.helpers import (
     install,
     log_of,
     open_storage,
+    remove_leftovers,
     reopen_storage,
     save_snapshot,
 )
@@ -61,13 +62,13 @@ STORY: list[Callable[[Storage], None]] = [
     # These replace entries of another segment than their own, which is forgotten next.
     lambda storage: append(storage, entries(8, 12, term=2), commit_index=11),
     lambda storage: compact(storage, 11, b"after entry 11"),
-    lambda storage: storage.remove_leftovers(),
+    lambda storage: remove_leftovers(storage),
     lambda storage: append(storage, entries(13, 14, term=2), commit_index=12),
     lambda storage: storage.persist(HardState(3), [], 12),
     lambda storage: install(storage, 20, term=3, content=b"another member's state after entry 20"),
     lambda storage: append(storage, entries(21, 25, term=3), commit_index=22),
     lambda storage: install(storage, 24, term=3, content=b"a leader's, whose last entry is held"),
-    lambda storage: storage.remove_leftovers(),
+    lambda storage: remove_leftovers(storage),
     lambda storage: append(storage, entries(25, 27, term=3), commit_index=27),
     lambda storage: compact(storage, 27, b"after entry 27", keep_from=25),
 ]
@@ -182,7 +183,7 @@ def test_hazard_16_a_save_that_fails_costs_nothing(operation: str, error: int) -
     storage = open_storage(disk, segment_bytes=SEGMENT_BYTES)
     append(storage, entries(1, 3), entries(4, 6), entries(7, 9), commit_index=7)
     compact(storage, 3, b"an earlier one", keep_from=1)
-    storage.remove_leftovers()
+    remove_leftovers(storage)
     before, names = State.of(storage), set(disk.names(DIRECTORY))
 
     def fail(now: str, on: str) -> None:
@@ -217,7 +218,7 @@ def test_what_cannot_be_removed_now_is_removed_at_the_next_start() -> None:
     append(storage, entries(1, 3), entries(4, 6), entries(7, 9), entries(10, 12), commit_index=9)
     disk.before = failing_at("remove", f"{DIRECTORY}/log-1", 0)
     compact(storage, 9)
-    storage.remove_leftovers()
+    remove_leftovers(storage)
     assert "log-1" in disk.names(DIRECTORY)
     disk.before = MemoryDisk().before
     assert log_of(reopen_storage(disk, segment_bytes=SEGMENT_BYTES))[-1].index == 12
@@ -225,13 +226,16 @@ def test_what_cannot_be_removed_now_is_removed_at_the_next_start() -> None:
 
 
 def test_a_storage_that_is_closed_removes_nothing_any_more() -> None:
+    """Nor does it finish what it has begun."""
     disk = MemoryDisk()
     storage = open_storage(disk, segment_bytes=SEGMENT_BYTES)
     append(storage, entries(1, 3), entries(4, 6), entries(7, 9), entries(10, 12), commit_index=9)
     compact(storage, 9)
+    begun, names = storage.remove_leftovers(), disk.names(DIRECTORY)
+    next(begun)
     storage.close()
-    names = disk.names(DIRECTORY)
-    storage.remove_leftovers()
+    assert list(begun) == []
+    remove_leftovers(storage)
     assert disk.names(DIRECTORY) == names
 
 
@@ -243,7 +247,7 @@ def directory_with_snapshot() -> MemoryDisk:
     storage = open_storage(disk, segment_bytes=SEGMENT_BYTES)
     append(storage, *(entries(i, i + 2) for i in range(1, 19, 3)), commit_index=12)
     compact(storage, 12)
-    storage.remove_leftovers()
+    remove_leftovers(storage)
     assert storage.first_index() > 1
     disk.crash_process()
     return disk

@@ -20,6 +20,7 @@ from tests.storage.helpers import (
     install,
     log_of,
     open_storage,
+    remove_leftovers,
     save_snapshot,
 )
 from tests.support.memory_disk import MemoryDisk
@@ -110,7 +111,7 @@ def test_several_snapshots_in_turn(storage: LogStorage, restart: Restart) -> Non
         assert content_of(storage) == b"state %d" % term
         assert storage.snapshot == SnapshotMeta(LogPosition(term, last - term), 1000 + last - term, b"configuration")
         assert [e.index for e in log_of(storage)] == list(range(storage.first_index(), last + 1))
-        storage.remove_leftovers()
+        remove_leftovers(storage)
 
 
 def test_a_reader_reads_on_though_a_newer_snapshot_takes_the_place(storage: LogStorage) -> None:
@@ -120,7 +121,7 @@ def test_a_reader_reads_on_though_a_newer_snapshot_takes_the_place(storage: LogS
     assert reader.size == 10
     assert reader.read(2, 3) == b"234"
     compact(storage, 8, b"another")
-    storage.remove_leftovers()
+    remove_leftovers(storage)
     assert reader.read(5, 100) == b"56789"
     reader.close()
     assert content_of(storage) == b"another"
@@ -265,7 +266,7 @@ def test_random_histories_with_snapshots_leave_what_a_list_would_hold(
         if rng.random() < 0.3 and committed > snapshot:
             snapshot = rng.randint(snapshot + 1, committed)
             compact(storage, snapshot, b"state %d" % snapshot, keep_from=rng.randint(1, snapshot + 1))
-            storage.remove_leftovers()
+            remove_leftovers(storage)
         elif rng.random() < 0.1:
             snapshot = committed = committed + rng.randint(1, 8)
             last_term = log[committed - 1].term if committed <= len(log) else term

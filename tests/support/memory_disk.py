@@ -249,6 +249,13 @@ class MemoryDisk:
         parent, name = self._parent(path)
         parent.change(_Names({}, (name,)))
 
+    def shorten(self, path: str, count: int) -> int:
+        self._begin("truncate", path)
+        inode = self._inode(path)
+        left = max(0, len(inode.content) - count)
+        inode.change(_Truncate(left))
+        return left
+
     def lock(self, path: str, *, shared: bool = False) -> _MemoryLock:
         self._begin("lock", path)
         parent, name = self._parent(path)
