@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raftkv import Client
 from tests.processes.conftest import MakeCluster
-from tests.support.processes import Cluster, Node, unexpected_in, wait_until
+from tests.support.processes import Cluster, Node, size_of, unexpected_in, wait_until
 
 SMALL = {"SNAPSHOT_LOG_BYTES": 20_000, "KEPT_LOG_BYTES": 10_000, "SEGMENT_BYTES": 8192}
 LARGE = {"SNAPSHOT_LOG_BYTES": 2_000_000, "KEPT_LOG_BYTES": 1_000_000, "SEGMENT_BYTES": 1_000_000}
@@ -47,7 +47,7 @@ def wait_compacted(cluster: Cluster, nodes: list[Node]) -> None:
 def coming_in(node: Node) -> Path | None:
     """The file of a snapshot that comes in, when some of it is there."""
     for path in node.data_dir.glob("new-snapshot-*.tmp"):
-        if path.exists() and path.stat().st_size > 1_000_000:
+        if size_of(path) > 1_000_000:
             return path
     return None
 

@@ -9,13 +9,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from tests.processes.conftest import MakeCluster
-from tests.support.processes import Cluster, wait_until
+from tests.support.processes import Cluster, size_of, wait_until
 
 SMALL = {"SNAPSHOT_LOG_BYTES": 20_000, "KEPT_LOG_BYTES": 10_000, "SEGMENT_BYTES": 8192}
 
 
 def bytes_in(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.iterdir())
+    return sum(map(size_of, directory.iterdir()))
 
 
 def overwrite(cluster: Cluster, count: int, keys: int = 100) -> None:

@@ -134,7 +134,7 @@ class Node:
         """Start the process, and wait until it is ready. `options` are more words of the command line; `open_files`
         is its limit on file descriptors (0: as it is here)."""
         assert not self.is_running, f"{self} runs already"
-        self._began = _size(self._stdout), _size(self._stderr)
+        self._began = size_of(self._stdout), size_of(self._stderr)
         with self._stdout.open("ab") as out, self._stderr.open("ab") as log:
             self.process = subprocess.Popen(
                 [*_dies_with_us(), *self._cluster.launcher(self), *self.command(*options)],
@@ -251,8 +251,12 @@ class Node:
             return None
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def size_of(path: Path) -> int:
+    """In bytes; 0 if there is no such file, or no longer: a node may remove it at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _text_from(path: Path, offset: int) -> str:
