@@ -62,13 +62,13 @@ STORY: list[Callable[[Storage], None]] = [
     # These replace entries of another segment than their own, which is forgotten next.
     lambda storage: append(storage, entries(8, 12, term=2), commit_index=11),
     lambda storage: compact(storage, 11, b"after entry 11"),
-    lambda storage: remove_leftovers(storage),
+    remove_leftovers,
     lambda storage: append(storage, entries(13, 14, term=2), commit_index=12),
     lambda storage: storage.persist(HardState(3), [], 12),
     lambda storage: install(storage, 20, term=3, content=b"another member's state after entry 20"),
     lambda storage: append(storage, entries(21, 25, term=3), commit_index=22),
     lambda storage: install(storage, 24, term=3, content=b"a leader's, whose last entry is held"),
-    lambda storage: remove_leftovers(storage),
+    remove_leftovers,
     lambda storage: append(storage, entries(25, 27, term=3), commit_index=27),
     lambda storage: compact(storage, 27, b"after entry 27", keep_from=25),
 ]
