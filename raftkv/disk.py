@@ -231,14 +231,19 @@ _MENDS: Final = {
 }
 
 
+def disk_error(error: OSError, path: str) -> StorageError:
+    """It as a StorageError that names the file and the mend."""
+    mend = _MENDS.get(error.errno or 0, "check the disk (the kernel's log says more), then start the node again")
+    return StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}")
+
+
 @contextmanager
 def disk_errors(path: str) -> Iterator[None]:
-    """Raise an OSError of the block as a StorageError that names the file and the mend."""
+    """Raise an OSError of the block as a StorageError."""
     try:
         yield
     except OSError as error:
-        mend = _MENDS.get(error.errno or 0, "check the disk (the kernel's log says more), then start the node again")
-        raise StorageError(f"{error.filename or path}: {error.strerror or error}; {mend}") from error
+        raise disk_error(error, path) from error
 
 
 def read_file(disk: Disk, path: str) -> bytes:

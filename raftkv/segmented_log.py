@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from raftkv.disk import Disk, File, disk_errors, read_file, replace_file
+from raftkv.disk import Disk, File, disk_error, disk_errors, read_file, replace_file
 from raftkv.log_index import LogIndex, Place
 from raftkv.log_storage import RESTORE, StorageError
 from raftkv.raft.types import ORIGIN, Entry, EntryKind, LogPosition
@@ -221,9 +221,11 @@ class SegmentedLog:
         if filled > self._filled and self._fill_bytes and len(frame) <= _LARGEST_WITH_FILL:
             filled += -filled % self._fill_bytes
             frame += bytes(filled - self._end - len(frame))
-        with disk_errors(self.path(segment.number)):
+        try:
             self._writer.write(self._end, frame)
             self._writer.sync()
+        except OSError as error:
+            raise disk_error(error, self.path(segment.number)) from error
         self._filled = filled
         configurations = [entry.index for entry in entries if entry.kind is EntryKind.CONFIGURATION]
         self._take_in(header, [entry.term for entry in entries], configurations)

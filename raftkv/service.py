@@ -17,7 +17,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -454,23 +453,23 @@ class Service:
         """Hand a peer's request to the replica; `take` gets the reply. The number of the call."""
         call = next(self._call_numbers)
         membership = self.host.membership
-        with self._admitting(claimed_id, context):
+        try:
             membership.admit(request)
             message = from_wire(request, membership.me, call)
+        except (transport.Malformed, transport.Stranger) as error:
+            raise self._refusal(error, claimed_id, context) from None
         self._peer_calls[call] = take
         self.host.bring(message)
         return call
 
-    @contextmanager
-    def _admitting(self, claimed_id: int, context: grpc.ServicerContext) -> Iterator[None]:
-        """Refuse a peer's call whose request turns out to be malformed, or a stranger's."""
-        try:
-            yield
-        except transport.Malformed as error:
-            raise invalid(str(error)) from None
-        except transport.Stranger as error:
-            self.host.note_stranger(claimed_id, context.peer(), str(error))
-            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from None
+    def _refusal(
+        self, error: transport.Malformed | transport.Stranger, claimed_id: int, context: grpc.ServicerContext
+    ) -> Refusal:
+        """Of a peer's call whose request is malformed, or a stranger's."""
+        if isinstance(error, transport.Malformed):
+            return invalid(str(error))
+        self.host.note_stranger(claimed_id, context.peer(), str(error))
+        return Refusal(grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
     def install_snapshot(
         self,
@@ -480,9 +479,11 @@ class Service:
     ) -> Iterator[wire.InstallSnapshotReply]:
         """Takes in a leader's snapshot in the calling thread; see snapshot_receiver.py."""
         call = next(self._call_numbers)
-        with self._admitting(first.leader_id, context):
+        try:
             self.host.membership.admit(first)
             offer = offer_from_wire(first, self.host.membership.me, call)
+        except (transport.Malformed, transport.Stranger) as error:
+            raise self._refusal(error, first.leader_id, context) from None
         slot = Slot[Reply]()
         self._peer_calls[call] = slot.answer
         try:

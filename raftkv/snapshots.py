@@ -31,7 +31,7 @@ from raftkv.raft.configuration import encode_configuration
 from raftkv.raft.core import Raft
 from raftkv.raft.progress import State
 from raftkv.raft.roles import Leader
-from raftkv.raft.types import Entry, SnapshotMeta
+from raftkv.raft.types import NOBODY, Entry, SnapshotMeta
 
 _MERGED_EACH_ROUND: Final = 50
 """Keys that are merged in any case after a save, in a round that has something to carry out."""
@@ -171,6 +171,8 @@ class Snapshots:
         """How much the log has grown since the last snapshot."""
         self._bytes_saved = 0
         """How much of that the save under way stands for."""
+        self._part, self._part_by = 1.0, NOBODY
+        """What `_own_part` has found, by that configuration."""
         self._not_before = 0.0
         """When the next save may begin; on the clock of the turn."""
         self._retry_after = policy.retry_after
@@ -248,8 +250,12 @@ class Snapshots:
     def _own_part(self) -> float:
         """1/6, 3/6 and 5/6 for the members of a cluster of three, and so on; 1 for one that is alone. Not thirds: a
         member that is sent a snapshot begins anew where the sender has saved, and would come into step with others."""
-        members = sorted(self._raft.configuration.members | {self._raft.me})
-        return (members.index(self._raft.me) + 0.5) / len(members) if len(members) > 1 else 1.0
+        configuration = self._raft.configuration
+        if configuration is not self._part_by:
+            members = sorted(configuration.members | {self._raft.me})
+            self._part = (members.index(self._raft.me) + 0.5) / len(members) if len(members) > 1 else 1.0
+            self._part_by = configuration
+        return self._part
 
     def saved(self, result: SnapshotSaved) -> None:
         """A save has ended well."""

@@ -471,7 +471,8 @@ class Raft:
                 if progress.is_overdue(self._now, self.config.append_timeout):
                     progress.probe(progress.match_index + 1)
             self._begin_round(leader)
-        self._commit_by_majority(leader)  # a wait for an earlier lease may have ended
+        if not self.is_serving:
+            self._commit_by_majority(leader)  # the wait for an earlier lease may have ended
 
     def _has_lost_majority(self, leader: Leader) -> bool:
         voters = self.configuration.voters
@@ -584,7 +585,7 @@ class Raft:
         """A follower's log is durable, and the leader's, up to this index."""
         if match_index > self.log.last_index:
             raise InvariantBroken(f"{peer} acknowledges entry {match_index}, which was never sent")
-        if leader.progress[peer].succeeded(match_index):
+        if leader.progress[peer].succeeded(match_index) and match_index > self.committed_index:
             self._commit_by_majority(leader)
 
     def _commit_by_majority(self, leader: Leader) -> None:
