@@ -184,16 +184,16 @@ class Server:
         """`fail` is called when a method raises what it should not, and is to stop the node."""
         self._fail = fail
         peers = max(peers, _PEERS_AT_LEAST)  # there may come more
-        # Each peer may have two streams and as many calls of the other kinds open.
-        self._peer_pool = Pool("peer", 4 * peers + 2)
+        # Each peer may have two streams open, each besides the one that it has given up, and two calls.
+        self._peer_pool = Pool("peer", 6 * peers + 2)
         self._client_pool = ClientPool("client", limits.client_threads)
         self._stream_pool = Pool("stream", limits.max_streams)
         self._aside_pool = Pool("aside", _ASIDE_THREADS)
         self._streams: set[ClientStream] = set()
         self._snapshot_pool = Pool("install", peers + 1)
         self._backup_pool = Pool("backup", MAX_BACKUPS + 2)
-        self._peer_streams: dict[int, grpc.ServicerContext] = {}
-        """The latest of each peer."""
+        self._peer_streams: dict[tuple[int, bool], grpc.ServicerContext] = {}
+        """The latest of each peer, for entries and for heartbeats."""
         self._snapshot_streams: dict[int, grpc.ServicerContext] = {}
         """As above."""
         self._stopped = threading.Event()
@@ -342,7 +342,7 @@ class Server:
                     else:
                         yield service.append_entries(request, context).SerializeToString()
                     if not is_known and context.is_active():
-                        _replace_stream(self._peer_streams, request.leader_id, context)
+                        _replace_stream(self._peer_streams, (request.leader_id, bool(request.entries)), context)
                     is_known = True
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._peer_pool, answer))
@@ -451,11 +451,11 @@ class _Response:
             self._send(None)
 
 
-def _replace_stream(latest: dict[int, grpc.ServicerContext], peer: int, context: grpc.ServicerContext) -> None:
-    """A peer that opens a stream has given up the one before: its thread must not wait for what never comes. Called
-    when the first request has been admitted; so there is at most one entry a member."""
-    older = latest.get(peer)
-    latest[peer] = context
+def _replace_stream(latest: dict[Any, grpc.ServicerContext], purpose: object, context: grpc.ServicerContext) -> None:
+    """A peer that opens a stream has given up the one before for the same purpose: its thread must not wait for what
+    never comes. Called when the first request has been admitted; so there is at most one of a purpose a member."""
+    older = latest.get(purpose)
+    latest[purpose] = context
     if older is not None:
         older.cancel()
 

@@ -10,8 +10,8 @@ Three things, from the inside out:
   acknowledges names neither round nor index, and counts for nothing;
 * **one `PeerSender` a peer**, which owns the channel, the back-off and the requests in flight. It never waits and never
   repeats: a request that can't go out now is dropped, and the algorithm sends again what still matters. It has no
-  thread of its own; gRPC's delivers the answers. Entries travel on a stream; heartbeats and requests for votes, which
-  never wait for bulk, are calls of their own. Snapshots go another way (snapshot_transfer.py).
+  thread of its own; gRPC's delivers the answers. Entries travel on a stream, and heartbeats, which never wait for bulk,
+  on another one; what is seldom sent is a call of its own. Snapshots go another way (snapshot_transfer.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ Reply = AppendEntriesReply | RequestVoteReply | TimeoutNowReply
 WireRequest = wire.AppendEntriesRequest | wire.RequestVoteRequest | wire.TimeoutNowRequest
 WireReply = wire.AppendEntriesReply | wire.RequestVoteReply | wire.TimeoutNowReply
 
-APPEND_ENTRIES: Final = "/RaftNode/AppendEntries"
 APPEND_ENTRIES_STREAM: Final = "/RaftNode/AppendEntriesStream"
 REQUEST_VOTE: Final = "/RaftNode/RequestVote"
 TIMEOUT_NOW: Final = "/RaftNode/TimeoutNow"
@@ -408,16 +407,18 @@ def channel_options(limits: SendingLimits) -> list[tuple[str, int]]:
 
 
 @dataclass(slots=True)
-class _Bulk:
-    """The stream for entries, while there is one."""
+class _Line:
+    """A stream of AppendEntries, while there is one."""
 
+    is_bulk: bool
+    """It is the one for entries."""
     due: deque[float] = field(default_factory=deque)
     """When each unanswered request counts as lost; the peer answers in order. Guarded by the sender's lock."""
     interruption: int = 0
     """The sender's count when the last request went out."""
     stream: Stream | None = None
-    has_ended: bool = False
-    """Guarded as `due`."""
+    ended: tuple[grpc.StatusCode, str] | None = None
+    """With what. Guarded as `due`."""
 
     def cancel(self) -> None:
         if self.stream is not None:
@@ -455,7 +456,8 @@ class PeerSender:
         self._fail = fail
         self._channel: grpc.Channel | None = None
         self._calls: dict[type[Request], grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]] = {}
-        self._bulk: _Bulk | None = None
+        self._lines: dict[bool, _Line] = {}
+        """The stream for entries, and that for heartbeats."""
         self._lock = threading.Lock()  # guards the rest
         self._in_flight = {True: 0, False: 0}
         """Requests with entries, and the others."""
@@ -497,14 +499,15 @@ class PeerSender:
             if is_sent:
                 self._in_flight[is_bulk] += 1
             interruption = self._interruptions
-        if is_sent and is_bulk:
-            self._send_bulk(request, interruption)
-        elif is_sent:
+        if not is_sent:
+            if is_bulk:
+                self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
+        elif isinstance(request, AppendEntries):
+            self._send_on_line(request, interruption)
+        else:
             message = request_to_wire(request, self._identity)
             call = self._stub(type(request)).future(message, timeout=self._limits.timeout)
             call.add_done_callback(lambda done: self._finished(done, interruption))
-        elif is_bulk:
-            self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
 
     def close(self) -> None:
         """Give up all requests in flight, for good. After the last `send`."""
@@ -513,50 +516,48 @@ class PeerSender:
         if self._channel is not None:
             self._channel.close()
 
-    def _send_bulk(self, request: Request, interruption: int) -> None:
-        bulk = self._bulk
-        if bulk is None:
-            bulk = self._bulk = _Bulk()
-            self._stub(AppendEntries)  # makes the channel
-            assert self._channel is not None
-            bulk.stream = Stream(
-                self._channel,
-                APPEND_ENTRIES_STREAM,
-                lambda data: self._bulk_answered(bulk, data),
-                lambda code, details: self._bulk_ended(bulk, code, details),
-                is_paired=True,
-            )
-        assert bulk.stream is not None
+    def _send_on_line(self, request: AppendEntries, interruption: int) -> None:
+        is_bulk = bool(request.entries)
+        line = self._lines.get(is_bulk) or self._open_line(is_bulk)
+        assert line.stream is not None
         with self._lock:
-            has_ended = bulk.has_ended
-            if has_ended:
-                self._in_flight[True] -= 1
+            ended = line.ended
+            if ended is None:
+                line.due.append(self._clock() + self._patience(request))
+                line.interruption = interruption
             else:
-                bulk.due.append(self._clock() + self._patience(request))
-                bulk.interruption = interruption
-        if has_ended:
-            self._failed(self._peer)
+                self._in_flight[is_bulk] -= 1
+        if ended is None:
+            line.stream.send(request_to_wire(request, self._identity).SerializeToString())
         else:
-            bulk.stream.send(request_to_wire(request, self._identity).SerializeToString())
+            self._interrupted(*ended, interruption)
+
+    def _open_line(self, is_bulk: bool) -> _Line:
+        line = self._lines[is_bulk] = _Line(is_bulk)
+        line.stream = Stream(
+            self._connected(),
+            APPEND_ENTRIES_STREAM,
+            lambda data: self._line_answered(line, data),
+            lambda code, details: self._line_ended(line, code, details),
+            is_paired=True,
+        )
+        return line
 
     def _give_up_overdue(self) -> None:
         """Here, since a leader sends something to every peer with each heartbeat."""
         with self._lock:
-            bulk = self._bulk
-            is_overdue = bulk is not None and bool(bulk.due) and bulk.due[0] < self._clock()
-        if bulk is not None and is_overdue:
-            bulk.cancel()
+            now = self._clock()
+            overdue = [line for line in self._lines.values() if line.due and line.due[0] < now]
+        for line in overdue:
+            line.cancel()
 
-    def _patience(self, request: Request) -> float:
-        size = sum(len(entry.payload) for entry in request.entries) if isinstance(request, AppendEntries) else 0
+    def _patience(self, request: AppendEntries) -> float:
+        size = sum([len(entry.payload) for entry in request.entries])
         return self._limits.timeout + size / SLOWEST_LINK
 
     def _stub(self, kind: type[Request]) -> grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]:
-        if self._channel is None:
-            self._channel = channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))
-            self._calls[AppendEntries] = channel.unary_unary(
-                APPEND_ENTRIES, wire.AppendEntriesRequest.SerializeToString, wire.AppendEntriesReply.FromString
-            )
+        channel = self._connected()
+        if not self._calls:
             self._calls[RequestVote] = channel.unary_unary(
                 REQUEST_VOTE, wire.RequestVoteRequest.SerializeToString, wire.RequestVoteReply.FromString
             )
@@ -564,6 +565,11 @@ class PeerSender:
                 TIMEOUT_NOW, wire.TimeoutNowRequest.SerializeToString, wire.TimeoutNowReply.FromString
             )
         return self._calls[kind]
+
+    def _connected(self) -> grpc.Channel:
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))
+        return self._channel
 
     # ---- what comes of a request -------------------------------------------------------------------------------------
 
@@ -582,32 +588,32 @@ class PeerSender:
         except BaseException as bug:
             self._fail(bug)
 
-    def _bulk_answered(self, bulk: _Bulk, data: bytes) -> None:
+    def _line_answered(self, line: _Line, data: bytes) -> None:
         """In one of gRPC's threads, as above."""
         try:
             with self._lock:
-                if not bulk.due:
-                    return bulk.cancel()  # answers what was never asked
-                bulk.due.popleft()
-                self._in_flight[True] -= 1
+                if not line.due:
+                    return line.cancel()  # answers what was never asked
+                line.due.popleft()
+                self._in_flight[line.is_bulk] -= 1
             self._take_reply(wire.AppendEntriesReply.FromString(data))
         except DecodeError:
-            bulk.cancel()
+            line.cancel()
         except BaseException as bug:
             self._fail(bug)
 
-    def _bulk_ended(self, bulk: _Bulk, code: grpc.StatusCode, details: str) -> None:
+    def _line_ended(self, line: _Line, code: grpc.StatusCode, details: str) -> None:
         """In one of gRPC's threads, as above, or in the sending one."""
         try:
             with self._lock:
-                bulk.has_ended = True
-                lost = len(bulk.due)
-                bulk.due.clear()
-                self._in_flight[True] -= lost
-                if self._bulk is bulk:
-                    self._bulk = None
+                line.ended = code, details
+                lost = len(line.due)
+                line.due.clear()
+                self._in_flight[line.is_bulk] -= lost
+                if self._lines.get(line.is_bulk) is line:
+                    del self._lines[line.is_bulk]
             if lost:
-                self._interrupted(code, details, bulk.interruption)
+                self._interrupted(code, details, line.interruption)
         except BaseException as bug:
             self._fail(bug)
 

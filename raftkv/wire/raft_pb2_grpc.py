@@ -129,7 +129,8 @@ class RaftNodeServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AppendEntriesStream(self, request_iterator, context):
-        """AppendEntries without the price of a call for each. Answered in order.
+        """AppendEntries without the price of a call for each. Answered in order. A leader has one for entries and one for
+        heartbeats, which need not wait for those; the first request says which it is, and ends an earlier one of its kind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,9 @@ class RaftNodeStub:
         raftkv.wire.raft_pb2.AppendEntriesRequest,
         raftkv.wire.raft_pb2.AppendEntriesReply,
     ]
-    """AppendEntries without the price of a call for each. Answered in order."""
+    """AppendEntries without the price of a call for each. Answered in order. A leader has one for entries and one for
+    heartbeats, which need not wait for those; the first request says which it is, and ends an earlier one of its kind.
+    """
 
     Backup: grpc.UnaryStreamMultiCallable[
         raftkv.wire.raft_pb2.BackupRequest,
@@ -126,7 +128,9 @@ class RaftNodeAsyncStub:
         raftkv.wire.raft_pb2.AppendEntriesRequest,
         raftkv.wire.raft_pb2.AppendEntriesReply,
     ]
-    """AppendEntries without the price of a call for each. Answered in order."""
+    """AppendEntries without the price of a call for each. Answered in order. A leader has one for entries and one for
+    heartbeats, which need not wait for those; the first request says which it is, and ends an earlier one of its kind.
+    """
 
     Backup: grpc.aio.UnaryStreamMultiCallable[
         raftkv.wire.raft_pb2.BackupRequest,
@@ -209,7 +213,9 @@ class RaftNodeServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[raftkv.wire.raft_pb2.AppendEntriesRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[raftkv.wire.raft_pb2.AppendEntriesReply], collections.abc.AsyncIterator[raftkv.wire.raft_pb2.AppendEntriesReply]]:
-        """AppendEntries without the price of a call for each. Answered in order."""
+        """AppendEntries without the price of a call for each. Answered in order. A leader has one for entries and one for
+        heartbeats, which need not wait for those; the first request says which it is, and ends an earlier one of its kind.
+        """
 
     @abc.abstractmethod
     def Backup(

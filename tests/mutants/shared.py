@@ -137,6 +137,38 @@ SHARED = [
         ("tests/node/test_service.py",),
     ),
     Mutant(
+        "heartbeats share the stream of the entries",
+        (49,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._send_on_line",
+                "self._lines.get(is_bulk) or self._open_line(is_bulk)",
+                "self._lines.get(True) or self._open_line(True)",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "a peer's heartbeats end its stream of entries",
+        (49,),
+        (Patch(_SERVER, "Server._peer_stream", "(request.leader_id, bool(request.entries))", "request.leader_id"),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
+        "a stream that ends at once costs no pause",
+        (58,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._send_on_line",
+                "self._interrupted(*ended, interruption)",
+                "self._failed(self._peer)",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
         "a call that has ended waits for ever",
         (50,),
         (Patch(_SERVER, "Pool.end", "self.calls -= 1", "pass"),),
@@ -359,7 +391,7 @@ SHARED = [
     Mutant(
         "only the first stream to a peer that is lost is told of",
         (27,),
-        (Patch(_TRANSPORT, "PeerSender._send_bulk", "bulk.interruption = interruption", "pass"),),
+        (Patch(_TRANSPORT, "PeerSender._send_on_line", "line.interruption = interruption", "pass"),),
         _SENDER,
     ),
     Mutant(
@@ -378,7 +410,14 @@ SHARED = [
     Mutant(
         "a large batch gets no more time than a heartbeat",
         (58,),
-        (Patch(_TRANSPORT, "PeerSender._patience", "+ size / SLOWEST_LINK", ""),),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._patience",
+                "+ size / SLOWEST_LINK",
+                "",
+            ),
+        ),
         _SENDER,
     ),
     Mutant(
@@ -387,7 +426,7 @@ SHARED = [
         (
             Patch(
                 _TRANSPORT,
-                "PeerSender._send_bulk",
+                "PeerSender._send_on_line",
                 "request_to_wire(request, self._identity)",
                 "request_to_wire(request, wire.Identity())",
             ),

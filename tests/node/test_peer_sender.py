@@ -38,6 +38,8 @@ class Peer:
     def __init__(self, address: str, answer: Answer = agree) -> None:
         self.requests: list[wire.AppendEntriesRequest] = []
         self.streams: list[grpc.ServicerContext] = []
+        """Those for entries."""
+        self.heartbeat_streams: list[grpc.ServicerContext] = []
         self.ended_streams = 0
         self.takes_another: Callable[[], bool] = lambda: True
         self.answer = answer
@@ -73,9 +75,12 @@ class Peer:
     def _append_entries_stream(
         self, requests: Iterator[wire.AppendEntriesRequest], context: grpc.ServicerContext
     ) -> Iterator[wire.AppendEntriesReply]:
-        self.streams.append(context)
+        is_new = True
         try:
             for request in requests:
+                if is_new:
+                    (self.streams if request.entries else self.heartbeat_streams).append(context)
+                is_new = False
                 self.requests.append(request)
                 if not self.takes_another():
                     return
@@ -257,10 +262,17 @@ def test_a_peer_that_hangs_counts_as_failed_after_the_timeout() -> None:
         held.wait(10)
         return agree(request, context)
 
-    with peer_at(bench.address, hold):
+    with peer_at(bench.address, hold) as peer:
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: peer.requests, "it has arrived")
+        bench.ahead = 0.1
+        bench.sender.send(HEARTBEAT)
+        assert bench.sender._in_flight == {True: 0, False: 2}
+        bench.ahead = 1.0
         bench.sender.send(HEARTBEAT)
         wait_until(lambda: bench.failures, "the failure")
         held.set()
+    assert bench.failures == [2]
     bench.sender.close()
 
 
@@ -333,7 +345,7 @@ def test_a_sender_that_is_closed_tells_no_failure(bench: Bench) -> None:
     assert not bench.bugs
 
 
-# ---- the stream for entries ------------------------------------------------------------------------------------------
+# ---- the streams -----------------------------------------------------------------------------------------------------
 
 
 def bulk(number: int) -> AppendEntries:
@@ -351,6 +363,34 @@ def test_entries_travel_on_one_stream_and_are_answered_in_order(bench: Bench) ->
     assert not bench.failures
 
 
+def test_heartbeats_travel_on_a_stream_of_their_own(bench: Bench) -> None:
+    with peer_at(bench.address) as peer:
+        for number in range(10):
+            bench.sender.send(replace(HEARTBEAT, round=number))
+            bench.sender.send(replace(BULK, round=100 + number))
+            wait_until(lambda: bench.sender._in_flight == NONE, "both answers")
+        rounds = [reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply)]
+        assert [round for round in rounds if round < 100] == list(range(10))
+        assert (len(peer.streams), len(peer.heartbeat_streams), len(peer.requests)) == (1, 1, 20)
+    assert not bench.failures
+
+
+def test_heartbeats_on_a_stream_that_has_ended_cost_an_attempt_and_a_pause(bench: Bench) -> None:
+    """As calls that fail at once: the next ones wait until it is worth trying again."""
+    with peer_at(bench.address) as peer:
+        peer.takes_another = lambda: False
+        for count in (1, 2, 3):
+            bench.sender.send(HEARTBEAT)
+            bench.wait_for_failures(count)
+            for _ in range(10):
+                bench.sender.send(HEARTBEAT)
+            assert len(peer.heartbeat_streams) == count
+            bench.ahead += 2.0
+        peer.takes_another = lambda: True
+        bench.send_until_answered()
+        assert len(bench.failures) == 3
+
+
 def test_a_request_on_the_stream_that_is_overdue_costs_the_stream_and_is_one_failure() -> None:
     bench = Bench(timeout=5.0)
     held = threading.Event()
@@ -366,7 +406,7 @@ def test_a_request_on_the_stream_that_is_overdue_costs_the_stream_and_is_one_fai
         wait_until(lambda: peer.requests, "it has arrived")
         bench.ahead = 6.0
         bench.sender.send(HEARTBEAT)
-        wait_until(lambda: bench.sender._in_flight[True] == 0, "both are given up")
+        wait_until(lambda: bench.sender._in_flight == NONE, "both are given up, and the heartbeat is over")
         assert bench.failures == [2]
         held.set()
         bench.ahead = 20.0
@@ -388,7 +428,7 @@ def test_a_stream_that_ends_while_nothing_is_under_way_is_opened_anew_without_a_
         bench.sender.send(bulk(1))
         wait_until(lambda: len(bench.replies) == 1, "the first answer")
         peer.streams[0].cancel()
-        wait_until(lambda: bench.sender._bulk is None, "the end of the stream")
+        wait_until(lambda: not bench.sender._lines, "the end of the stream")
         assert not bench.failures
         bench.sender.send(bulk(2))
         wait_until(lambda: len(bench.replies) == 2, "the second answer")

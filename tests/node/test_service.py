@@ -388,15 +388,15 @@ def test_a_malformed_message_of_a_peer_never_reaches_the_algorithm(node: FakeNod
 
 
 class PeerStream:
-    """A peer's stream of entries."""
+    """A peer's stream of AppendEntries."""
 
     def __init__(self, node: FakeNode) -> None:
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
         begin: Any = node.channel.stream_stream("/RaftNode/AppendEntriesStream")
         self.call = begin(iter(self._requests.get, None))
 
-    def send(self, round: int = 0, sender: Membership = SENDER, term: int = 1) -> None:
-        message = AppendEntries(2, 1, term, ORIGIN, (), 0, 0, round=round)
+    def send(self, round: int = 0, sender: Membership = SENDER, term: int = 1, entries: tuple[Entry, ...] = ()) -> None:
+        message = AppendEntries(2, 1, term, ORIGIN, entries, 0, 0, round=round)
         self._requests.put(request_to_wire(message, sender.identity_for(1)).SerializeToString())
 
     def send_bytes(self, data: bytes) -> None:
@@ -455,6 +455,24 @@ def test_a_stream_whose_peer_has_opened_another_keeps_no_thread(node: FakeNode) 
     streams[-1].send(8)
     assert streams[-1].next().round == 8
     streams[-1].call.cancel()
+
+
+def test_a_peer_has_a_stream_for_entries_and_one_for_heartbeats(node: FakeNode) -> None:
+    """Neither ends the other, nor does one that has been opened anew."""
+    entries, heartbeats = PeerStream(node), PeerStream(node)
+    for round in (1, 2):
+        entries.send(round, entries=(Entry(1, 1, EntryKind.TEXT, b"SET k v"),))
+        heartbeats.send(round)
+        assert (entries.next().round, heartbeats.next().round) == (round, round)
+    assert node.server._peer_pool.calls == 2
+    again = PeerStream(node)
+    again.send(3)
+    assert again.next().round == 3
+    assert heartbeats.refusal()[0] is grpc.StatusCode.CANCELLED
+    entries.send(4)
+    assert entries.next().round == 4
+    for stream in (entries, again):
+        stream.call.cancel()
 
 
 def test_requests_on_a_stream_are_taken_in_while_earlier_ones_wait_for_their_reply(node: FakeNode) -> None:
