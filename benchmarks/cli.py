@@ -25,8 +25,8 @@ from typing import Final, NoReturn
 
 from benchmarks import etcd, machine, plots, report
 from benchmarks.clusters import started
-from benchmarks.plan import Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick
-from benchmarks.rows import CLOSED, OPEN, Case, Round, Row, pool
+from benchmarks.plan import Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick, rounds_of
+from benchmarks.rows import CLOSED, OPEN, Case, Round, Row, best_twin, pool
 from benchmarks.runner import Failure, Runner
 from benchmarks.singles import kill_all, memory, replay
 from tests.support.processes import ROOT
@@ -117,7 +117,7 @@ class Bench:
         self._runner = Runner(directory, self._plan.seconds, generator)
         self._rounds: list[Round] = []
         self._singles: list[Row] = []
-        self._total = sum(2 * len(measure.cases) for phase in self._plan.phases for measure in phase.measures)
+        self._total = rounds_of(self._plan)
 
     # ---- what there is -----------------------------------------------------------------------------------------------
 
@@ -199,16 +199,21 @@ class Bench:
             rate = self._half_the_peak(case) if case.mode == OPEN else 0.0
             if case.mode == OPEN and not rate:
                 self._note(f"{case}: left out, for its peak was not measured")
-                continue
-            done = self._runner.measure(case, rate)
-            self._rounds.append(done)
-            (row,) = pool([done])
-            self._say(f"[{len(self._rounds)}/{self._total}] {case}: {report.progress(row)}")
+            else:
+                self._round(case, rate)
+
+    def _round(self, case: Case, rate: float = 0.0) -> Row:
+        done = self._runner.measure(case, rate)
+        self._rounds.append(done)
+        (row,) = pool([done])
+        self._say(f"[{len(self._rounds)}/{self._total}] {case}: {report.progress(row)}")
+        return row
 
     def _half_the_peak(self, case: Case) -> float:
-        """Half of the most that the same work came to in a closed loop; 0 if it was not measured."""
-        rates = [row["ops_per_s"] for row in pool(one for one in self._rounds if _is_closed_twin(one.case, case))]
-        return max(rates, default=0.0) / 2
+        """Half of what the same work comes to just now, in the closed loop that has been the best so far; 0 if none has
+        been measured. Just now, for some minutes ago the machine may have been another one."""
+        best = best_twin(self._rounds, case)
+        return self._round(best)["ops_per_s"] / 2 if best is not None else 0.0
 
     def _single(self, name: str, measure: Callable[[], Row]) -> bool:
         self._say(name)
@@ -244,11 +249,6 @@ class Bench:
             run.plots = [os.path.relpath(path.resolve(), base) for path in drawn]
         if options.markdown:
             report.put_into(options.markdown, report.markdown(run))
-
-
-def _is_closed_twin(closed: Case, opened: Case) -> bool:
-    same = ("system", "members", "work", "api", "value_bytes", "read_path")
-    return closed.mode == CLOSED and all(getattr(closed, name) == getattr(opened, name) for name in same)
 
 
 def _that_read(measures: Sequence[Measure]) -> list[Case]:

@@ -69,6 +69,12 @@ def in_turn(sides: Sequence[Side]) -> list[Side]:
     return [*sides, *reversed(sides)]
 
 
+def rounds_of(plan: Plan) -> int:
+    """How many rounds there are; one of an open loop has one of a closed loop before it, to learn its rate."""
+    cases = [case for phase in plan.phases for measure in phase.measures for case in measure.cases]
+    return 2 * (len(cases) + sum(case.mode == OPEN for case in cases))
+
+
 def cluster_of(case: Case) -> tuple[str, int]:
     """Which cluster a case is measured on."""
     leaseless = case.system == "ours" and case.read_path == "read_index"

@@ -105,10 +105,20 @@ def _row(case: Case, rounds: Sequence[Round]) -> Row:
         "cdf_ms": [round(percentile(ordered, share), 4) for share in CDF_SHARES],
     }
     if case.mode == OPEN:
-        row["offered_ops_per_s"] = round(rounds[0].rate, 1)
+        row["offered_ops_per_s"] = round(sum(r.rate for r in rounds) / len(rounds), 1)
     if first := next((r.first_error for r in rounds if r.first_error), ""):
         row["first_error"] = first
     return row
+
+
+def best_twin(rounds: Iterable[Round], opened: Case) -> Case | None:
+    """The closed loop of the same work that has come to the most operations a second; None: there is none."""
+    same = ("system", "members", "work", "api", "value_bytes", "read_path")
+    twins: dict[Case, list[Round]] = {}
+    for one in rounds:
+        if one.case.mode == CLOSED and all(getattr(one.case, name) == getattr(opened, name) for name in same):
+            twins.setdefault(one.case, []).append(one)
+    return max(twins, key=lambda case: _row(case, twins[case])["ops_per_s"], default=None)
 
 
 _SHARES: Final = {"50": 0.5, "99": 0.99, "999": 0.999}

@@ -20,8 +20,8 @@ import pytest
 
 from benchmarks import bars, machine, report, work
 from benchmarks.loops import Futures, Load, OpenLoop, Tasks, Threads, due_by, intended_at
-from benchmarks.plan import Have, Phase, cluster_of, full, in_turn, max_ops, only, quick
-from benchmarks.rows import OPEN, Case, Round, Row, find, percentile, pool
+from benchmarks.plan import Have, Phase, cluster_of, full, in_turn, max_ops, only, quick, rounds_of
+from benchmarks.rows import OPEN, Case, Round, Row, best_twin, find, percentile, pool
 from benchmarks.work import Order, Record
 from tests.support.processes import ROOT, wait_until
 
@@ -78,6 +78,23 @@ def test_only_what_was_answered_in_the_measured_part_counts() -> None:
         record.starts[i], record.ends[i] = start, end
     assert record.latencies_ms(1.0, 2.0) == [1000.0]
     assert record.acknowledged() == [0, 1, 2]
+
+
+def test_half_the_peak_is_half_of_the_best_closed_loop_of_the_same_work() -> None:
+    def closed(in_flight: int, operations: int, work: str = "set", system: str = "ours") -> Round:
+        return Round(Case(system, 3, work, "stream", in_flight), 1.0, [1.0] * operations, operations)
+
+    opened = Case("ours", 3, "set", "stream", 0, mode=OPEN)
+    rounds = [closed(10, 500), closed(10, 900), closed(100, 800), closed(100, 300)]
+    rounds += [closed(1000, 5000, "get"), closed(1000, 5000, system="etcd"), Round(opened, 1.0, [1.0] * 9000, 9000)]
+    assert best_twin(rounds, opened) == Case("ours", 3, "set", "stream", 10), "over all of its rounds"
+    assert best_twin(rounds[-1:], opened) is None
+
+
+def test_an_open_loops_row_says_what_was_offered_in_all_of_its_rounds() -> None:
+    opened = Case("ours", 3, "set", "stream", 0, mode=OPEN)
+    (made,) = pool([Round(opened, 1.0, [1.0], 1, rate=rate) for rate in (50_000.0, 60_000.0)])
+    assert made["offered_ops_per_s"] == 55_000
 
 
 def test_a_record_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -274,9 +291,8 @@ def test_the_full_run_has_all_that_is_asked_for() -> None:
 
 def test_the_full_run_takes_less_than_half_an_hour() -> None:
     plan = full(EVERYTHING)
-    rounds = sum(2 * len(measure.cases) for phase in plan.phases for measure in phase.measures)
     starting_and_reading = 1.5
-    assert rounds * (plan.seconds + starting_and_reading) < 20 * 60, "the rest is for starts, fills and checks"
+    assert rounds_of(plan) * (plan.seconds + starting_and_reading) < 20 * 60, "the rest is for starts, fills and checks"
 
 
 def test_what_is_not_installed_is_left_out() -> None:
