@@ -396,7 +396,9 @@ class Pipeline:
         with self._lock:
             if connection is not self._connection:
                 return
-            text = f"{connection.leader.address}: {' '.join(details.split())}"
+            # A server that stops cancels its streams, for which gRPC has no words of its own.
+            words = "the connection was ended" if code is grpc.StatusCode.CANCELLED else " ".join(details.split())
+            text = f"{connection.leader.address}: {words}"
             self._failed(code.name if code is not grpc.StatusCode.OK else "UNAVAILABLE", text)
             self._router.doubt(connection.leader)
             is_refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not connection.is_answered

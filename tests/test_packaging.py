@@ -115,6 +115,15 @@ def test_the_wheel_holds_every_module_of_the_package(wheel: Path) -> None:
     assert {str(path.relative_to(ROOT)) for path in ROOT.glob("raftkv/**/*.py")} <= names
 
 
+def test_the_environment_of_the_scripts_finds_the_package_beside_a_clone_of_that_name(tmp_path: Path) -> None:
+    """Where a first program of one's own is likely to lie. The clone is no package, but has modules in it."""
+    (tmp_path / "raftkv").mkdir()
+    (tmp_path / "raftkv" / "storage.py").write_text("")
+    program = "from raftkv import Client; import raftkv.storage; print(raftkv.storage.__file__)"
+    done = run([sys.executable, "-c", program], tmp_path, SECONDS)
+    assert (done.status, done.stdout.strip()) == (0, str(ROOT / "raftkv" / "storage.py")), done.stderr
+
+
 def test_installing_puts_one_name_into_site_packages(environment: Environment) -> None:
     (metadata,) = environment.site_packages.glob("raftkv-*.dist-info")
     installed = [line.split(",")[0] for line in (metadata / "RECORD").read_text().splitlines()]
