@@ -181,6 +181,10 @@ class RaftNode:
         """Hand an input to the replica. From any thread."""
         self._turn.bring(item)
 
+    def leave(self, item: Input) -> None:
+        """Hand an input to the replica for another thread to work on. From any thread."""
+        self._turn.leave(item)
+
     def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
         return self._replica.read_under_lease(keys, self._now)
 

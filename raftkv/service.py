@@ -141,6 +141,9 @@ class Host(Protocol):
     def bring(self, item: Input) -> None:
         """Hand an input to the replica."""
 
+    def leave(self, item: Input) -> None:
+        """The same, for another thread to work on."""
+
     def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None: ...
 
     def status(self) -> ReplicaStatus: ...
@@ -405,7 +408,9 @@ class Service:
         context: grpc.ServicerContext,
         answer: Callable[[wire.AppendEntriesReply], None],
     ) -> None:
-        """`append_entries` without waiting: the reply goes to `answer`, by whoever holds the turn then."""
+        """`append_entries` without waiting: the reply goes to `answer`, by whoever holds the turn then. A heartbeat's
+        thread never is the one who does. It could be held up by the disk, and with it the heartbeats behind this one,
+        which a member that was slow has to find when it asks itself whether there still is a leader (hazard 17)."""
 
         def take(reply: Reply) -> None:
             assert isinstance(reply, AppendEntriesReply)
@@ -413,7 +418,8 @@ class Service:
             assert isinstance(message, wire.AppendEntriesReply)
             answer(message)
 
-        self._bring_request(request, transport.append_entries_from_wire, request.leader_id, context, take)
+        bring = self.host.bring if request.entries else self.host.leave
+        self._bring_request(request, transport.append_entries_from_wire, request.leader_id, context, take, bring)
 
     def deliver(self, reply: Reply) -> None:
         """The replica's reply to a peer's request. By whoever holds the turn."""
@@ -430,7 +436,7 @@ class Service:
     ) -> transport.WireReply:
         remaining, longest = remaining_time(context), self.limits.peer_timeout
         slot = Slot[Reply]()
-        call = self._bring_request(request, from_wire, claimed_id, context, slot.answer)
+        call = self._bring_request(request, from_wire, claimed_id, context, slot.answer, self.host.bring)
         reply = slot.wait(longest if remaining is None else min(remaining, longest))
         if reply is None:
             self._peer_calls.pop(call, None)
@@ -449,8 +455,9 @@ class Service:
         claimed_id: int,
         context: grpc.ServicerContext,
         take: Callable[[Reply], None],
+        bring: Callable[[Input], None],
     ) -> int:
-        """Hand a peer's request to the replica; `take` gets the reply. The number of the call."""
+        """Hand a peer's request to the replica, by `bring`; `take` gets the reply. The number of the call."""
         call = next(self._call_numbers)
         membership = self.host.membership
         try:
@@ -459,7 +466,7 @@ class Service:
         except (transport.Malformed, transport.Stranger) as error:
             raise self._refusal(error, claimed_id, context) from None
         self._peer_calls[call] = take
-        self.host.bring(message)
+        bring(message)
         return call
 
     def _refusal(

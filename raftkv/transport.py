@@ -381,7 +381,7 @@ SLOWEST_LINK: Final = 1 << 20
 """Bytes a second. If a large batch were given up just before it has arrived, each time, nothing would ever go on."""
 
 _MAX_SMALL: Final = 8
-"""Requests without entries in flight: heartbeats and requests for votes, which never wait for bulk."""
+"""Heartbeats in flight, and calls: neither waits for bulk, nor for the other."""
 
 
 def channel_options(limits: SendingLimits) -> list[tuple[str, int]]:
@@ -459,8 +459,7 @@ class PeerSender:
         self._lines: dict[bool, _Line] = {}
         """The stream for entries, and that for heartbeats."""
         self._lock = threading.Lock()  # guards the rest
-        self._in_flight = {True: 0, False: 0}
-        """Requests with entries, and the others."""
+        self._calls_in_flight = 0
         self._interruptions = 0
         """Counts them. A request that fails and was sent before the latest one tells nothing new."""
         self._backoff = 0.0
@@ -491,23 +490,12 @@ class PeerSender:
 
     def send(self, request: Request) -> None:
         """Send now or not at all. By whoever holds the turn; never waits."""
-        is_bulk = isinstance(request, AppendEntries) and bool(request.entries)
-        self._give_up_overdue()
-        with self._lock:
-            limit = self._limits.max_appends if is_bulk else _MAX_SMALL
-            is_sent = self._clock() >= self._silent_until and self._in_flight[is_bulk] < limit
-            if is_sent:
-                self._in_flight[is_bulk] += 1
-            interruption = self._interruptions
-        if not is_sent:
-            if is_bulk:
-                self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
-        elif isinstance(request, AppendEntries):
-            self._send_on_line(request, interruption)
+        if isinstance(request, AppendEntries):
+            self._give_up_overdue()
+            self._send_on_line(request)
         else:
-            message = request_to_wire(request, self._identity)
-            call = self._stub(type(request)).future(message, timeout=self._limits.timeout)
-            call.add_done_callback(lambda done: self._finished(done, interruption))
+            self._call(request)
+            self._give_up_overdue()  # afterwards: what a leader is not answered is no reason to keep a candidate silent
 
     def close(self) -> None:
         """Give up all requests in flight, for good. After the last `send`."""
@@ -516,17 +504,31 @@ class PeerSender:
         if self._channel is not None:
             self._channel.close()
 
-    def _send_on_line(self, request: AppendEntries, interruption: int) -> None:
+    def _call(self, request: RequestVote | TimeoutNow) -> None:
+        with self._lock:
+            if self.is_silent or self._calls_in_flight >= _MAX_SMALL:
+                return
+            self._calls_in_flight += 1
+            interruption = self._interruptions
+        message = request_to_wire(request, self._identity)
+        call = self._stub(type(request)).future(message, timeout=self._limits.timeout)
+        call.add_done_callback(lambda done: self._finished(done, interruption))
+
+    def _send_on_line(self, request: AppendEntries) -> None:
         is_bulk = bool(request.entries)
-        line = self._lines.get(is_bulk) or self._open_line(is_bulk)
+        line = self._lines.get(is_bulk)
+        limit = self._limits.max_appends if is_bulk else _MAX_SMALL
+        if self.is_silent or (line is not None and len(line.due) >= limit):
+            if is_bulk:
+                self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
+            return
+        line = line or self._open_line(is_bulk)
         assert line.stream is not None
         with self._lock:
-            ended = line.ended
+            ended, interruption = line.ended, self._interruptions
             if ended is None:
                 line.due.append(self._clock() + self._patience(request))
                 line.interruption = interruption
-            else:
-                self._in_flight[is_bulk] -= 1
         if ended is None:
             line.stream.send(request_to_wire(request, self._identity).SerializeToString())
         else:
@@ -539,7 +541,7 @@ class PeerSender:
             APPEND_ENTRIES_STREAM,
             lambda data: self._line_answered(line, data),
             lambda code, details: self._line_ended(line, code, details),
-            is_paired=True,
+            is_paired=is_bulk,  # a heartbeat that is not answered must not hold back the next one
         )
         return line
 
@@ -578,7 +580,7 @@ class PeerSender:
         try:
             error = call.exception()
             with self._lock:
-                self._in_flight[False] -= 1
+                self._calls_in_flight -= 1
             if error is None:
                 self._take_reply(call.result())
             elif isinstance(error, grpc.Call):
@@ -591,12 +593,12 @@ class PeerSender:
     def _line_answered(self, line: _Line, data: bytes) -> None:
         """In one of gRPC's threads, as above."""
         try:
+            reply = wire.AppendEntriesReply.FromString(data)
             with self._lock:
                 if not line.due:
                     return line.cancel()  # answers what was never asked
                 line.due.popleft()
-                self._in_flight[line.is_bulk] -= 1
-            self._take_reply(wire.AppendEntriesReply.FromString(data))
+            self._take_reply(reply)
         except DecodeError:
             line.cancel()
         except BaseException as bug:
@@ -609,9 +611,7 @@ class PeerSender:
                 line.ended = code, details
                 lost = len(line.due)
                 line.due.clear()
-                self._in_flight[line.is_bulk] -= lost
-                if self._lines.get(line.is_bulk) is line:
-                    del self._lines[line.is_bulk]
+                del self._lines[line.is_bulk]
             if lost:
                 self._interrupted(code, details, line.interruption)
         except BaseException as bug:

@@ -79,6 +79,16 @@ class Turn(Generic[Input]):
         self._inbox.append(item)
         self._run()
 
+    def leave(self, item: Input) -> None:
+        """Hand in an input for others to work on: whoever holds the turn, or else the timer. For a thread that must not
+        be held up by what there is to be done, be it its own input or another's. No input is missed: who gives the turn
+        back looks into the inbox once more, and so does the timer before it sleeps."""
+        self._inbox.append(item)
+        if self._stopping:
+            self._run()  # there is no timer any more, and nothing left that takes long
+        elif not self._lock.locked():
+            self._wake.set()
+
     def is_held_here(self) -> bool:
         """Whether the calling thread holds the turn (for assertions)."""
         return self._holder == threading.get_ident()

@@ -44,18 +44,75 @@ SHARED = [
         (
             Patch(
                 _TRANSPORT,
-                "PeerSender.send",
-                "limit = self._limits.max_appends if is_bulk else _MAX_SMALL",
-                "limit = self._limits.max_appends",
-            ),
-            Patch(
-                _TRANSPORT,
-                "PeerSender.send",
-                "self._in_flight[is_bulk] < limit",
-                "sum(self._in_flight.values()) < limit",
+                "PeerSender._send_on_line",
+                "(line is not None and len(line.due) >= limit)",
+                "sum(len(each.due) for each in self._lines.values()) >= self._limits.max_appends",
             ),
         ),
         _SENDER,
+    ),
+    Mutant(
+        "votes wait for heartbeats",
+        (49,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._call",
+                "self._calls_in_flight >= _MAX_SMALL",
+                "self._calls_in_flight + sum(len(line.due) for line in self._lines.values()) >= _MAX_SMALL",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "a heartbeat that is not answered holds back the next one",
+        (49,),
+        (Patch(_TRANSPORT, "PeerSender._open_line", "is_paired=is_bulk", "is_paired=True"),),
+        _SENDER,
+    ),
+    Mutant(
+        "a stream whose answers can't be understood is kept",
+        (58,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._line_answered",
+                "except DecodeError:\n    line.cancel()",
+                "except DecodeError:\n    pass",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
+        "a heartbeat is held up by the disk",
+        (17, 49),
+        (Patch(_SERVICE, "Service.begin_append", "if request.entries else self.host.leave", ""),),
+        ("tests/node/test_service.py",),
+    ),
+    Mutant(
+        "who leaves an input wakes nobody",
+        (49,),
+        (Patch(_TURN, "Turn.leave", "elif not self._lock.locked():\n    self._wake.set()", ""),),
+        ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "what is left after the end is never worked on",
+        (),
+        (Patch(_TURN, "Turn.leave", "if self._stopping:", "if False:"),),
+        ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "a server that stops waits for the streams of heartbeats",
+        (),
+        (
+            Patch(
+                _SERVER,
+                "Server.stop",
+                "*self._peer_streams.values()",
+                "*(context for (_, is_bulk), context in self._peer_streams.items() if is_bulk)",
+            ),
+        ),
+        ("tests/node/test_service.py",),
     ),
     Mutant(
         "entries wait behind the answer of a slow follower",
@@ -140,12 +197,8 @@ SHARED = [
         "heartbeats share the stream of the entries",
         (49,),
         (
-            Patch(
-                _TRANSPORT,
-                "PeerSender._send_on_line",
-                "self._lines.get(is_bulk) or self._open_line(is_bulk)",
-                "self._lines.get(True) or self._open_line(True)",
-            ),
+            Patch(_TRANSPORT, "PeerSender._send_on_line", "self._lines.get(is_bulk)", "self._lines.get(True)"),
+            Patch(_TRANSPORT, "PeerSender._send_on_line", "self._open_line(is_bulk)", "self._open_line(True)"),
         ),
         _SENDER,
     ),
@@ -177,7 +230,7 @@ SHARED = [
     Mutant(
         "bulk to one peer is not limited",
         (50,),
-        (Patch(_TRANSPORT, "PeerSender.send", "and self._in_flight[is_bulk] < limit", ""),),
+        (Patch(_TRANSPORT, "PeerSender._send_on_line", "or (line is not None and len(line.due) >= limit)", ""),),
         _SENDER,
     ),
     Mutant(

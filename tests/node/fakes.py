@@ -53,6 +53,8 @@ class FakeHost:
         self.membership = Membership(1, {1: "one:1", 2: "two:2", 3: "three:3"}, b"c" * 16)
         self.machine = StateMachine()
         self.brought: list[Input] = []
+        self.left: list[Input] = []
+        """Those of them that were not to be worked on by who had them."""
         self.leader_id = 1
         self.term = 1
         self.has_lease = False
@@ -75,6 +77,10 @@ class FakeHost:
             self.reply(item)
         elif isinstance(item, SnapshotReceived):
             self.reply(item.message)
+
+    def leave(self, item: Input) -> None:
+        self.left.append(item)
+        self.bring(item)
 
     def apply(self, write: Write) -> list[Result]:
         proposal = write.proposal

@@ -342,8 +342,7 @@ def test_an_exception_in_any_thread_stops_the_node(three: Members, thread: str) 
     sabotage = Sabotage(victim, thread)
 
     def has_failed() -> bool:
-        if victim is leader:
-            three.begin(leader, "SET k v", timeout=0.2)
+        three.begin(leader, "SET k v", timeout=0.2)
         return bool(three.failures[victim.membership.me])
 
     wait_until(has_failed, "the node is told to stop")

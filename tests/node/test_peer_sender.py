@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from raftkv import clock
+from raftkv import clock, streams
 from raftkv.raft.messages import AppendEntries, AppendEntriesReply, Reply, RequestVote, RequestVoteReply
 from raftkv.raft.types import ORIGIN, Entry, EntryKind
 from raftkv.transport import Membership, PeerSender, SendingLimits
@@ -40,7 +40,10 @@ class Peer:
         self.streams: list[grpc.ServicerContext] = []
         """Those for entries."""
         self.heartbeat_streams: list[grpc.ServicerContext] = []
-        self.ended_streams = 0
+        self.is_mute = False
+        """Whether it takes what comes on a stream, and says nothing."""
+        self.garbage = False
+        """Whether a stream's answers can't be understood."""
         self.takes_another: Callable[[], bool] = lambda: True
         self.answer = answer
         self.pool = ThreadPoolExecutor(16)
@@ -54,7 +57,7 @@ class Peer:
             "AppendEntriesStream": grpc.stream_stream_rpc_method_handler(
                 self._append_entries_stream,
                 request_deserializer=wire.AppendEntriesRequest.FromString,
-                response_serializer=wire.AppendEntriesReply.SerializeToString,
+                response_serializer=lambda reply: b"\xff" if self.garbage else reply.SerializeToString(),
             ),
             "RequestVote": grpc.unary_unary_rpc_method_handler(
                 lambda request, _: wire.RequestVoteReply(term=request.term, vote_granted=True),
@@ -76,17 +79,15 @@ class Peer:
         self, requests: Iterator[wire.AppendEntriesRequest], context: grpc.ServicerContext
     ) -> Iterator[wire.AppendEntriesReply]:
         is_new = True
-        try:
-            for request in requests:
-                if is_new:
-                    (self.streams if request.entries else self.heartbeat_streams).append(context)
-                is_new = False
-                self.requests.append(request)
-                if not self.takes_another():
-                    return
+        for request in requests:
+            if is_new:
+                (self.streams if request.entries else self.heartbeat_streams).append(context)
+            is_new = False
+            self.requests.append(request)
+            if not self.takes_another():
+                return
+            if not self.is_mute:
                 yield self.answer(request, context)
-        finally:
-            self.ended_streams += 1
 
     def stop(self) -> None:
         self.server.stop(None).wait()
@@ -124,6 +125,11 @@ class Bench:
 
     def take_reply(self, reply: Reply) -> None:
         self.replies.append(reply)
+
+    @property
+    def in_flight(self) -> dict[bool, int]:
+        due = {is_bulk: len(line.due) for is_bulk, line in list(self.sender._lines.items())}
+        return {True: due.get(True, 0), False: due.get(False, 0) + self.sender._calls_in_flight}
 
     def send_until_answered(self, seconds: float = 10.0) -> None:
         """As a leader does with its heartbeats."""
@@ -223,9 +229,9 @@ def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
         for request in (BULK, BULK, HEARTBEAT):
             bench.sender.send(request)
         wait_until(lambda: len(peer.requests) == 2, "the heartbeat, and the first on the stream, have arrived")
-        assert bench.sender._in_flight == {True: 2, False: 1}
+        assert bench.in_flight == {True: 2, False: 1}
         peer.server.stop(None)  # before they are let go, or some might be answered yet
-        wait_until(lambda: bench.sender._in_flight == NONE, "all have failed")
+        wait_until(lambda: bench.in_flight == NONE, "all have failed")
         held.set()
     assert bench.failures == [2]
 
@@ -247,9 +253,9 @@ def test_bulk_beyond_the_limit_is_dropped_and_heartbeats_still_pass(bench: Bench
         bench.sender.send(VOTE)
         wait_until(lambda: any(isinstance(reply, RequestVoteReply) for reply in bench.replies), "the vote")
         assert sum(bool(request.entries) for request in peer.requests) == 1, "the peer takes them in order"
-        assert bench.sender._in_flight[True] == 2
+        assert bench.in_flight[True] == 2
         held.set()
-        wait_until(lambda: bench.sender._in_flight == NONE, "all are answered")
+        wait_until(lambda: bench.in_flight == NONE, "all are answered")
         bench.sender.send(BULK)
         wait_until(lambda: sum(bool(request.entries) for request in peer.requests) == 3, "room again")
 
@@ -267,7 +273,7 @@ def test_a_peer_that_hangs_counts_as_failed_after_the_timeout() -> None:
         wait_until(lambda: peer.requests, "it has arrived")
         bench.ahead = 0.1
         bench.sender.send(HEARTBEAT)
-        assert bench.sender._in_flight == {True: 0, False: 2}
+        assert bench.in_flight == {True: 0, False: 2}
         bench.ahead = 1.0
         bench.sender.send(HEARTBEAT)
         wait_until(lambda: bench.failures, "the failure")
@@ -290,7 +296,7 @@ def test_a_large_request_gets_the_time_that_it_needs_on_a_slow_network() -> None
         wait_until(lambda: peer.requests, "it has arrived")
         bench.ahead = 2.0
         bench.sender.send(HEARTBEAT)  # which has to wait for its answer itself
-        assert bench.sender._in_flight[True] == 1
+        assert bench.in_flight[True] == 1
         held.set()
         wait_until(lambda: len(bench.replies) == 2, "both replies")
     assert not bench.failures
@@ -338,7 +344,7 @@ def test_a_sender_that_is_closed_tells_no_failure(bench: Bench) -> None:
         bench.sender.send(HEARTBEAT)
         wait_until(lambda: peer.requests, "it is on its way")
         bench.sender.close()
-        wait_until(lambda: bench.sender._in_flight == NONE, "it is given up")
+        wait_until(lambda: bench.in_flight == NONE, "it is given up")
         held.set()
     assert not bench.failures
     assert not bench.notes
@@ -355,7 +361,7 @@ def bulk(number: int) -> AppendEntries:
 def test_entries_travel_on_one_stream_and_are_answered_in_order(bench: Bench) -> None:
     with peer_at(bench.address) as peer:
         for number in range(20):
-            wait_until(lambda: bench.sender._in_flight[True] < 2, "room")
+            wait_until(lambda: bench.in_flight[True] < 2, "room")
             bench.sender.send(bulk(number))
         wait_until(lambda: len(bench.replies) == 20, "all replies")
         assert [reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply)] == list(range(20))
@@ -368,11 +374,51 @@ def test_heartbeats_travel_on_a_stream_of_their_own(bench: Bench) -> None:
         for number in range(10):
             bench.sender.send(replace(HEARTBEAT, round=number))
             bench.sender.send(replace(BULK, round=100 + number))
-            wait_until(lambda: bench.sender._in_flight == NONE, "both answers")
+            wait_until(lambda: bench.in_flight == NONE, "both answers")
         rounds = [reply.round for reply in bench.replies if isinstance(reply, AppendEntriesReply)]
         assert [round for round in rounds if round < 100] == list(range(10))
         assert (len(peer.streams), len(peer.heartbeat_streams), len(peer.requests)) == (1, 1, 20)
     assert not bench.failures
+
+
+def test_a_heartbeat_that_is_not_answered_holds_back_neither_the_next_one_nor_a_vote(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that has been slow has to find the later ones when it looks whether there still is a leader."""
+    monkeypatch.setattr(streams, "_QUICK_S", 10.0)  # so that a paired stream would wait for the answer
+    with peer_at(bench.address) as peer:
+        bench.send_until_answered()
+        wait_until(lambda: bench.in_flight == NONE, "all are answered")
+        peer.is_mute = True
+        before = len(peer.requests)
+        for _ in range(20):
+            bench.sender.send(HEARTBEAT)
+        assert bench.in_flight == {True: 0, False: 8}
+        wait_until(lambda: len(peer.requests) - before == 8, "all have arrived")
+        bench.sender.send(VOTE)
+        wait_until(lambda: any(isinstance(reply, RequestVoteReply) for reply in bench.replies), "the vote")
+        bench.ahead = 6.0
+        bench.sender.send(VOTE)
+        wait_until(lambda: sum(isinstance(reply, RequestVoteReply) for reply in bench.replies) == 2, "another one")
+        wait_until(lambda: bench.in_flight == NONE, "the heartbeats are given up")
+    assert bench.failures == [2]
+
+
+def test_an_answer_that_cannot_be_understood_counts_as_none(bench: Bench) -> None:
+    """Or a stream would be opened again at once, for every request."""
+    with peer_at(bench.address) as peer:
+        peer.garbage = True
+        for count, request in enumerate((HEARTBEAT, BULK, HEARTBEAT, BULK), start=1):
+            bench.sender.send(request)
+            bench.wait_for_failures(count)
+            assert bench.sender.is_silent
+            bench.ahead += 2.0
+        peer.garbage = False
+        bench.send_until_answered()
+        assert bench.notes == [
+            f"node 2 at {bench.address} can't be reached",
+            f"node 2 at {bench.address} is there again",
+        ]
 
 
 def test_heartbeats_on_a_stream_that_has_ended_cost_an_attempt_and_a_pause(bench: Bench) -> None:
@@ -406,7 +452,7 @@ def test_a_request_on_the_stream_that_is_overdue_costs_the_stream_and_is_one_fai
         wait_until(lambda: peer.requests, "it has arrived")
         bench.ahead = 6.0
         bench.sender.send(HEARTBEAT)
-        wait_until(lambda: bench.sender._in_flight == NONE, "both are given up, and the heartbeat is over")
+        wait_until(lambda: bench.in_flight == NONE, "both are given up, and the heartbeat is over")
         assert bench.failures == [2]
         held.set()
         bench.ahead = 20.0
@@ -443,7 +489,7 @@ def test_a_stream_that_ends_without_an_answer_is_a_failure(bench: Bench) -> None
         peer.takes_another = lambda: False
         bench.sender.send(bulk(1))
         bench.wait_for_failures(1)
-        assert bench.sender._in_flight == NONE
+        assert bench.in_flight == NONE
         peer.takes_another = lambda: True
         bench.ahead = 2.0
         bench.sender.send(bulk(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import SimpleQueue
@@ -455,6 +456,33 @@ def test_a_stream_whose_peer_has_opened_another_keeps_no_thread(node: FakeNode) 
     streams[-1].send(8)
     assert streams[-1].next().round == 8
     streams[-1].call.cancel()
+
+
+def test_a_heartbeat_is_left_to_others_so_that_no_disk_holds_up_the_next_one(node: FakeNode) -> None:
+    entries, heartbeats = PeerStream(node), PeerStream(node)
+    heartbeats.send(1)
+    entries.send(2, entries=(Entry(1, 1, EntryKind.TEXT, b"SET k v"),))
+    assert (heartbeats.next().round, entries.next().round) == (1, 2)
+    assert [item.round for item in node.host.left if isinstance(item, AppendEntries)] == [1]
+    assert len(node.host.brought) == 2
+    for stream in (entries, heartbeats):
+        stream.call.cancel()
+
+
+def test_a_server_that_stops_ends_both_streams_of_a_peer(node: FakeNode) -> None:
+    entries, heartbeats = PeerStream(node), PeerStream(node)
+    entries.send(1, entries=(Entry(1, 1, EntryKind.TEXT, b"SET k v"),))
+    heartbeats.send(2)
+    assert (entries.next().round, heartbeats.next().round) == (1, 2)
+    wait_until(lambda: len(node.server._peer_streams) == 2, "both are known")
+    ended: list[float] = []
+    for context in node.server._peer_streams.values():
+        context.add_callback(lambda: ended.append(time.monotonic()))
+    node.server.drain(0.0)
+    began = time.monotonic()
+    node.server.stop()
+    wait_until(lambda: len(ended) == 2, "both have ended")
+    assert max(ended) - began < 0.5, "one was left to gRPC, which lets it go on for a second"
 
 
 def test_a_peer_has_a_stream_for_entries_and_one_for_heartbeats(node: FakeNode) -> None:

@@ -99,6 +99,40 @@ def test_an_input_is_worked_on_by_the_thread_that_brings_it(running: Running) ->
     assert running.worker.threads == [threading.current_thread().name]
 
 
+def test_an_input_that_is_left_is_worked_on_by_the_timer(running: Running) -> None:
+    running.turn.leave(1)
+    running.worker.wait_for_rounds(1)
+    running.turn.leave(2)
+    running.worker.wait_for_rounds(2)
+    assert running.worker.batches == [[1], [2]]
+    assert running.worker.threads == ["timer"] * 2
+
+
+def test_who_leaves_an_input_while_the_turn_is_taken_does_not_wait_and_the_holder_sees_it(running: Running) -> None:
+    gate = Gate()
+    running.worker.during = gate
+    holder = running.bring_from_another_thread(1)
+    assert gate.reached.wait(10)
+    running.worker.during = lambda: None
+    running.turn.leave(2)
+    running.turn.leave(3)
+    assert running.worker.batches == [[1]]
+    gate.open()
+    holder.join(10)
+    assert running.worker.batches == [[1], [2, 3]]
+
+
+def test_what_is_left_before_the_start_or_after_the_end_is_worked_on_too() -> None:
+    worker, last = Worker(), Worker()
+    turn: Turn[int] = Turn(worker, clock.now, lambda error: pytest.fail(str(error)))
+    turn.leave(1)
+    turn.start()
+    worker.wait_for_rounds(1)
+    turn.finish(lambda: last)
+    turn.leave(2)
+    assert (worker.seen, last.seen) == ([1], [2])
+
+
 def test_the_holder_is_known_while_it_holds_the_turn_and_not_afterwards(running: Running) -> None:
     held: list[bool] = []
     running.worker.during = lambda: held.append(running.turn.is_held_here())
