@@ -53,8 +53,8 @@ _COUNT: Final = struct.Struct("<I")
 _SESSION: Final = struct.Struct("<QQQI")
 _ANSWER: Final = struct.Struct("<QBQ")
 
-_PIECE_BYTES: Final = 384 << 10
-_PIECE_RECORDS: Final = 2048
+_PIECE_BYTES: Final = 128 << 10
+_PIECE_RECORDS: Final = 682
 _PIECE_ANSWERS: Final = 4096
 """What a piece may hold: so many records and so many bytes of them, but one in any case; so many answers to sessions,
 and what the last of them has beyond."""
