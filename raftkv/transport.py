@@ -516,16 +516,18 @@ class PeerSender:
 
     def _send_on_line(self, request: AppendEntries) -> None:
         is_bulk = bool(request.entries)
-        line = self._lines.get(is_bulk)
         limit = self._limits.max_appends if is_bulk else _MAX_SMALL
-        if self.is_silent or (line is not None and len(line.due) >= limit):
+        with self._lock:
+            line, interruption = self._lines.get(is_bulk), self._interruptions
+            is_sent = not self.is_silent and (line is None or len(line.due) < limit)
+        if not is_sent:
             if is_bulk:
                 self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
             return
         line = line or self._open_line(is_bulk)
         assert line.stream is not None
         with self._lock:
-            ended, interruption = line.ended, self._interruptions
+            ended = line.ended
             if ended is None:
                 line.due.append(self._clock() + self._patience(request))
                 line.interruption = interruption

@@ -133,7 +133,7 @@ class Turn(Generic[Input]):
             self._lock.release()
         if handed_over or deadline < self._sleeps_until:
             self._wake.set()
-        return not handed_over
+        return not handed_over or self._stopping  # then there may be no timer any more
 
     def _has_work(self, rounds: int) -> bool:
         return bool(self._inbox) or self._unfinished or (rounds == 0 and self._clock() >= self._deadline)

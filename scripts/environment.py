@@ -39,10 +39,7 @@ def main(extra: str, stamp: str) -> None:
             lock.truncate(0)
         say(f"installing what the {'tests need' if extra == 'test' else 'nodes need'} into .venv (first run only)")
         _pip("pip>=22.3")  # the first that can do all that is asked of it here; most Pythons bring one
-        # By the path of the clone in a .pth file: what setuptools does by default is asked last by Python, so that in
-        # the directory that holds a clone called raftkv that one would be taken for the package.
-        as_a_path = "--config-settings", "editable_mode=compat"
-        _pip(*as_a_path, "--editable", f"{ROOT}[test]" if extra == "test" else str(ROOT))
+        _pip("--editable", f"{ROOT}[test]" if extra == "test" else str(ROOT))
         for name in ("run", "test") if extra == "test" else ("run",):
             (ENVIRONMENT / f"installed-{name}").write_text(stamp + "\n")
 

@@ -45,8 +45,8 @@ SHARED = [
             Patch(
                 _TRANSPORT,
                 "PeerSender._send_on_line",
-                "(line is not None and len(line.due) >= limit)",
-                "sum(len(each.due) for each in self._lines.values()) >= self._limits.max_appends",
+                "(line is None or len(line.due) < limit)",
+                "sum(len(each.due) for each in self._lines.values()) < self._limits.max_appends",
             ),
         ),
         _SENDER,
@@ -94,6 +94,25 @@ SHARED = [
         (49,),
         (Patch(_TURN, "Turn.leave", "elif not self._lock.locked():\n    self._wake.set()", ""),),
         ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "what is handed over after the end is never worked on",
+        (),
+        (Patch(_TURN, "Turn._work_and_release", "or self._stopping", ""),),
+        ("tests/node/test_turn.py",),
+    ),
+    Mutant(
+        "one interruption counts as two",
+        (27,),
+        (
+            Patch(
+                _TRANSPORT,
+                "PeerSender._send_on_line",
+                "line.interruption = interruption",
+                "line.interruption = self._interruptions",
+            ),
+        ),
+        _SENDER,
     ),
     Mutant(
         "what is left after the end is never worked on",
@@ -230,7 +249,7 @@ SHARED = [
     Mutant(
         "bulk to one peer is not limited",
         (50,),
-        (Patch(_TRANSPORT, "PeerSender._send_on_line", "or (line is not None and len(line.due) >= limit)", ""),),
+        (Patch(_TRANSPORT, "PeerSender._send_on_line", "and (line is None or len(line.due) < limit)", ""),),
         _SENDER,
     ),
     Mutant(

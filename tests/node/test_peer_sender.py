@@ -508,6 +508,23 @@ def test_each_stream_that_is_lost_is_a_failure_of_its_own(bench: Bench) -> None:
         assert len(peer.streams) == 3
 
 
+def test_a_request_that_was_about_to_leave_when_the_peer_was_lost_is_no_failure_of_its_own(bench: Bench) -> None:
+    open_line = bench.sender._open_line
+
+    def open_as_another_is_lost(is_bulk: bool) -> Any:
+        line = open_line(is_bulk)
+        bench.sender._interrupted(grpc.StatusCode.UNAVAILABLE, "", bench.sender._interruptions)
+        return line
+
+    bench.sender._open_line = open_as_another_is_lost  # type: ignore[method-assign]
+    with peer_at(bench.address) as peer:
+        peer.takes_another = lambda: False
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: peer.requests, "it has arrived")
+        wait_until(lambda: bench.in_flight == NONE, "it is lost, too")
+    assert bench.failures == [2]
+
+
 def test_a_refusal_on_the_stream_is_shown_with_the_peers_own_words(bench: Bench) -> None:
     def refuse(_: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "belongs to another cluster")

@@ -133,6 +133,24 @@ def test_what_is_left_before_the_start_or_after_the_end_is_worked_on_too() -> No
     assert (worker.seen, last.seen) == ([1], [2])
 
 
+def test_after_the_end_whoever_brings_an_input_works_until_none_is_left() -> None:
+    """There is no timer any more to hand over to."""
+    last = Worker()
+    turn: Turn[int] = Turn(Worker(), clock.now, lambda error: pytest.fail(str(error)), max_rounds=2)
+    turn.start()
+    turn.finish(lambda: last)
+    more = iter(range(2, 8))
+
+    def bring_the_next() -> None:
+        for item in more:
+            turn.bring(item)
+            return
+
+    last.during = bring_the_next
+    turn.bring(1)
+    assert last.seen == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_the_holder_is_known_while_it_holds_the_turn_and_not_afterwards(running: Running) -> None:
     held: list[bool] = []
     running.worker.during = lambda: held.append(running.turn.is_held_here())
