@@ -90,15 +90,21 @@ def pool(rounds: Iterable[Round]) -> list[Row]:
     return [_row(case, of_case) for case, of_case in by_case.items()]
 
 
+def _throughput(rounds: Sequence[Round]) -> float:
+    """Operations a second, over all of the rounds."""
+    seconds = sum(r.seconds for r in rounds)
+    return sum(r.operations for r in rounds) / seconds if seconds else 0.0
+
+
 def _row(case: Case, rounds: Sequence[Round]) -> Row:
-    operations, seconds = sum(r.operations for r in rounds), sum(r.seconds for r in rounds)
+    operations = sum(r.operations for r in rounds)
     ordered = sorted(latency for r in rounds for latency in r.latencies_ms)
     row: Row = {
         **asdict(case),
-        "ops_per_s": round(operations / seconds, 1) if seconds else 0.0,
+        "ops_per_s": round(_throughput(rounds), 1),
         **{f"p{name}_ms": round(percentile(ordered, share), 4) for name, share in _SHARES.items()},
         "max_ms": round(ordered[-1], 4) if ordered else 0.0,
-        "rounds_ops_per_s": [round(r.operations / r.seconds, 1) if r.seconds else 0.0 for r in rounds],
+        "rounds_ops_per_s": [round(_throughput([r]), 1) for r in rounds],
         "errors": sum(r.errors for r in rounds),
         "cpu_us_per_op": _cpu(rounds, operations),
         **_batches(rounds, operations),
@@ -118,7 +124,7 @@ def best_twin(rounds: Iterable[Round], opened: Case) -> Case | None:
     for one in rounds:
         if one.case.mode == CLOSED and all(getattr(one.case, name) == getattr(opened, name) for name in same):
             twins.setdefault(one.case, []).append(one)
-    return max(twins, key=lambda case: _row(case, twins[case])["ops_per_s"], default=None)
+    return max(twins, key=lambda case: _throughput(twins[case]), default=None)
 
 
 _SHARES: Final = {"50": 0.5, "99": 0.99, "999": 0.999}

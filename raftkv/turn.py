@@ -15,8 +15,9 @@ between threads to reach the disk (docs/architecture.md has the figures).
     timer       one thread: sleeps until the deadline and brings, as it were, time
 
 A thread that has other things to do (a caller's, a peer's answers) keeps the turn for a bounded number of rounds, then
-hands it over to the timer. An exception in a round ends it all: `fail` is called to stop the node, and there is never
-another round, so nothing that depended on the failed one can leave.
+hands it over to the timer. One that must not be held up at all (a peer's heartbeats) only leaves its input in the
+inbox. An exception in a round ends it all: `fail` is called to stop the node, and there is never another round, so
+nothing that depended on the failed one can leave.
 """
 
 from __future__ import annotations

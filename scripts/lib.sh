@@ -43,7 +43,7 @@ find_python() {
 ensure_environment() {
     local extra=$1 python stamp
     # The stamp names all that the environment depends on: what is installed, and where (an environment can't be moved).
-    stamp="$root $(cat -- "$root/pyproject.toml" "$root/scripts/environment.py" | cksum)"
+    stamp="$root $(cksum <"$root/pyproject.toml")"
     if [ -x "$root/.venv/bin/python" ] && [ "$(cat "$root/.venv/installed-$extra" 2>/dev/null)" = "$stamp" ]; then
         return
     fi

@@ -482,14 +482,7 @@ SHARED = [
     Mutant(
         "a large batch gets no more time than a heartbeat",
         (58,),
-        (
-            Patch(
-                _TRANSPORT,
-                "PeerSender._patience",
-                "+ size / SLOWEST_LINK",
-                "",
-            ),
-        ),
+        (Patch(_TRANSPORT, "PeerSender._patience", "+ size / SLOWEST_LINK", ""),),
         _SENDER,
     ),
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -69,6 +70,20 @@ class Running:
         thread.start()
         return thread
 
+    @contextmanager
+    def at_work_on(self, item: int) -> Iterator[None]:
+        """Until the end of the block another thread holds the turn, in its round with this input."""
+        gate = Gate()
+        self.worker.during = gate
+        holder = self.bring_from_another_thread(item)
+        assert gate.reached.wait(10)
+        self.worker.during = lambda: None
+        try:
+            yield
+        finally:
+            gate.open()
+            holder.join(10)
+
 
 class Gate:
     """Holds up whoever passes, until it is opened."""
@@ -109,16 +124,10 @@ def test_an_input_that_is_left_is_worked_on_by_the_timer(running: Running) -> No
 
 
 def test_who_leaves_an_input_while_the_turn_is_taken_does_not_wait_and_the_holder_sees_it(running: Running) -> None:
-    gate = Gate()
-    running.worker.during = gate
-    holder = running.bring_from_another_thread(1)
-    assert gate.reached.wait(10)
-    running.worker.during = lambda: None
-    running.turn.leave(2)
-    running.turn.leave(3)
-    assert running.worker.batches == [[1]]
-    gate.open()
-    holder.join(10)
+    with running.at_work_on(1):
+        running.turn.leave(2)
+        running.turn.leave(3)
+        assert running.worker.batches == [[1]]
     assert running.worker.batches == [[1], [2, 3]]
 
 
@@ -160,29 +169,17 @@ def test_the_holder_is_known_while_it_holds_the_turn_and_not_afterwards(running:
 
 
 def test_who_finds_the_turn_taken_does_not_wait_and_the_holder_sees_the_input(running: Running) -> None:
-    gate = Gate()
-    running.worker.during = gate
-    holder = running.bring_from_another_thread(1)
-    assert gate.reached.wait(10)
-    running.worker.during = lambda: None
-    running.turn.bring(2)  # returns though the holder is still at work
-    assert running.worker.batches == [[1]]
-    gate.open()
-    holder.join(10)
+    with running.at_work_on(1):
+        running.turn.bring(2)  # returns though the holder is still at work
+        assert running.worker.batches == [[1]]
     assert running.worker.batches == [[1], [2]]
     assert running.worker.threads == ["bringer of 1"] * 2
 
 
 def test_all_that_arrives_during_a_round_is_the_next_batch(running: Running) -> None:
-    gate = Gate()
-    running.worker.during = gate
-    holder = running.bring_from_another_thread(0)
-    assert gate.reached.wait(10)
-    running.worker.during = lambda: None
-    for item in range(1, 6):
-        running.turn.bring(item)
-    gate.open()
-    holder.join(10)
+    with running.at_work_on(0):
+        for item in range(1, 6):
+            running.turn.bring(item)
     assert running.worker.batches == [[0], [1, 2, 3, 4, 5]]
 
 
