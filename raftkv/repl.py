@@ -34,6 +34,9 @@ T = TypeVar("T")
 Value = str | bytes | None | bool | list[bytes] | list[NodeStatus] | list[ClusterMember]
 """What a command answers. "OK" and help are str, keys and values bytes."""
 
+_LAST_WORD_S: Final = 1.0
+"""How long a call that was given up may take to say what is certain about it. Nearly always it does so at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -46,7 +49,7 @@ class Command:
     last_is_raw: bool = False
     """The last word is the rest of the line as it stands, unless it begins with a quote."""
     changes: bool = False
-    """It writes: broken off, its outcome is unknown."""
+    """It writes: broken off without a word, its outcome is unknown."""
 
     @property
     def name(self) -> str:
@@ -373,15 +376,16 @@ class Shell:
                 self._replier.value(value)
         except Error as error:
             self._fail(error)
-        except KeyboardInterrupt:
-            self._fail(_interrupted(request))
+        except KeyboardInterrupt as interruption:
+            self._fail(_interrupted(request, interruption.__cause__))
             raise
         if request is not None:
             self.learn(request, value)
         return request
 
     def call(self, function: Callable[..., T], *arguments: bytes) -> T:
-        """Call a function of the client. Raises KeyboardInterrupt for Ctrl-C, and then has given up the client, too.
+        """Call a function of the client. Raises KeyboardInterrupt for Ctrl-C, and then has given up the client, too;
+        its cause is the call's own error.
 
         The call has a thread of its own, and Ctrl-C only sets a flag: an exception that strikes gRPC in the middle
         breaks it, or is lost in it.
@@ -407,7 +411,8 @@ class Shell:
             given_up = self._client
             self._give_up_client()
             self._client = given_up._successor()
-            raise KeyboardInterrupt
+            thread.join(_LAST_WORD_S)
+            raise KeyboardInterrupt from (outcome.exception() if outcome.done() else None)
         return outcome.result()
 
     def close(self) -> None:
@@ -425,7 +430,11 @@ class Shell:
         self._replier.error(error)
 
 
-def _interrupted(request: Request | None) -> Error:
+def _interrupted(request: Request | None, error: BaseException | None) -> Error:
+    """`error` is the call's own, which ends with what is certain, if it has come to that."""
+    if isinstance(error, Error):
+        kind = OutcomeUnknown if isinstance(error, OutcomeUnknown) else NotApplied
+        return kind(f"given up by Ctrl-C; {str(error).rpartition('; ')[2]}", "CANCELLED")
     if request is not None and request.command.changes:
         return OutcomeUnknown("given up by Ctrl-C; the write may have been applied", "CANCELLED")
     return NotApplied("given up by Ctrl-C; nothing was read", "CANCELLED")

@@ -333,11 +333,34 @@ def test_without_standard_output_the_commands_are_carried_out_all_the_same(clust
 
 def test_ctrl_c_gives_up_a_write_and_says_that_its_outcome_is_unknown(cluster: FakeCluster) -> None:
     cluster.next_calls(answer, hang_undone)
-    with started(*cluster.addresses, "-c", "SET k 1", "-c", "SET k 2") as process:
+    with started(*cluster.addresses, "--json", "-c", "SET k 1", "-c", "SET k 2") as process:
         wait_until(lambda: cluster.leader.calls >= 2, "the write has arrived", 20)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
-    assert out == b"ERROR CANCELLED: given up by Ctrl-C; the write may have been applied\n"
+    reply = json.loads(out)  # which is the only one
+    assert (reply["error"], reply["outcome"]) == ("given up by Ctrl-C; the write may have been applied", "unknown")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("command", "nothing"),
+    [
+        ("SET k 1", "the write was not applied"),
+        ("ADD 4=127.0.0.1:1", "nothing has been done"),
+        ("TRANSFER", "nothing has been done"),
+        ("BACKUP {tmp_path}/monday", "no backup was made"),
+    ],
+)
+def test_ctrl_c_of_what_was_sent_to_nobody_says_that_nothing_has_happened(
+    cluster: FakeCluster, tmp_path: Path, command: str, nothing: str
+) -> None:
+    cluster.elect(0)
+    with started(*cluster.addresses, "--json", "-c", command.format(tmp_path=tmp_path)) as process:
+        wait_until(lambda: cluster.members[1].status_calls > 2, "the client looks for the leader", 20)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    reply = json.loads(out)
+    assert (reply["error"], reply["outcome"]) == (f"given up by Ctrl-C; {nothing}", "not_applied")
     assert process.returncode == 130
 
 

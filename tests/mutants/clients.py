@@ -514,6 +514,18 @@ CLIENTS = [
         ("tests/client/test_exactly_once.py",),
     ),
     Mutant(
+        "a closed client is sure that what it has sent was not applied",
+        (48,),
+        (Patch(_PIPELINE, "Pipeline.close", "call.doubt = call.doubt or call.state is FLYING", "pass"),),
+        ("tests/client/test_program.py",),
+    ),
+    Mutant(
+        "after Ctrl-C a program is told that nothing was done, whatever was",
+        (48,),
+        (Patch("repl.py", "_interrupted", "OutcomeUnknown if isinstance(error, OutcomeUnknown) else", ""),),
+        ("tests/client/test_program.py",),
+    ),
+    Mutant(
         "what has been answered is asked for again, along with what has not",
         (48,),
         (
