@@ -47,7 +47,7 @@ class AsyncClient:
     def __init__(self, addresses: Iterable[str], timeout: float = 10.0) -> None:
         """As `Client`: any member's address will do; `timeout` is in seconds and holds for each call."""
         self._timeout = checked_timeout(timeout)
-        self._router = Router(checked_addresses(addresses))
+        self._router = Router(checked_addresses(addresses), self._timeout)
         self._pipeline = Pipeline(self._router, self._timeout, self._hand_over)
         self._cluster = ClusterCalls(self._router, self._timeout)
         self._loop: asyncio.AbstractEventLoop | None = None

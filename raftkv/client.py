@@ -62,7 +62,7 @@ class Client:
         """
         self._timeout = checked_timeout(timeout)
         self._addresses = checked_addresses(addresses)
-        self._router = Router(self._addresses)
+        self._router = Router(self._addresses, self._timeout)
         self._pipeline = Pipeline(self._router, self._timeout)
         self._give_up = self._pipeline.cancel  # one object for all calls: the garbage collector counts
         self._cluster = ClusterCalls(self._router, self._timeout)
@@ -70,7 +70,7 @@ class Client:
     def _successor(self) -> Client:
         """A new client with nothing under way, that knows the members which this one has learnt."""
         client = copy(self)
-        client._router = Router(self._addresses, self._router)
+        client._router = Router(self._addresses, self._timeout, self._router)
         client._pipeline = Pipeline(client._router, self._timeout)
         client._give_up = client._pipeline.cancel
         client._cluster = ClusterCalls(client._router, self._timeout)

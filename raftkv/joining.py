@@ -57,8 +57,9 @@ def find_place(member: int, known: Identity | None, addresses: Iterable[str]) ->
     """Ask the members at `addresses` where member `member` belongs; `known` is what its directory says. Raises
     CannotJoin."""
     known_address = known.address or known.members.get(member, "") if known else ""
-    router = Router(addresses)
-    deadline = time.monotonic() + (AGAIN_S if known_address else FIRST_TIME_S)
+    timeout = AGAIN_S if known_address else FIRST_TIME_S
+    router = Router(addresses, timeout)
+    deadline = time.monotonic() + timeout
     try:
         leader = router.leader(deadline)
         said = leader.said if known is not None else _as_committed(member, router, deadline)

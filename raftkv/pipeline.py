@@ -35,7 +35,7 @@ from raftkv.connection import MIN_CALLS, Connection, Message
 from raftkv.errors import Error, NotApplied
 from raftkv.operations import NO_SPACE_TEXT, REFUSED, Code, Operation, Status, encode_operations
 from raftkv.outbox import Outbox
-from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Router
+from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Router, gave_up
 from raftkv.streams import Stream
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
@@ -540,13 +540,12 @@ class Pipeline:
         elif self._trouble is not None:
             code, text = self._trouble
         else:
-            no_leader = self._router.no_leader()
-            code, text = no_leader.code, str(no_leader)
+            text, code = self._router.why_no_leader()
         if connection is not None:
             connection.is_full = False
         call.doubt = call.doubt or call.state is FLYING
         call.state = OVER
-        return call.error(code, f"{text} (gave up after {self._timeout:g} s)")
+        return call.error(code, gave_up(text, self._timeout))
 
     def _oldest_calls(self) -> Iterable[Call]:
         """Those that were submitted before all others of their queue or message, and are not over."""

@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -191,8 +192,10 @@ def parse(line: str) -> Request | None:
         raise Mistake(f"unknown command {_shown(_to_bytes(name))}: HELP lists the commands")
     words = _split_raw(rest) if command.last_is_raw else _split(rest)
     low, high = command.words
-    if not low <= len(words) <= high:
+    if len(words) < low:
         raise Mistake(f"expected {command.usage}" + (', and "" for an empty value' if command.last_is_raw else ""))
+    if len(words) > high:
+        raise Mistake(f"expected {command.usage}" + (", and quotes around a word with blanks in it" if high else ""))
     return Request(command, tuple(map(_to_bytes, words)))
 
 
@@ -504,8 +507,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=Path(sys.argv[0]).name or "raftkv", description="The client of a raftkv cluster.")
-    parser.add_argument("addresses", nargs="+", metavar="address", help="host:port of a member; any one will do")
+    parser = _Parser(
+        prog=Path(sys.argv[0]).name or "raftkv",
+        usage="%(prog)s address [address ...] [-c COMMAND ...] [--json] [--timeout SECONDS]",
+        description="The client of a raftkv cluster.",
+    )
+    parser.add_argument("addresses", nargs="*", metavar="address", help="host:port of a member; any one will do")
     parser.add_argument(
         *("-c", "--command"),
         action="extend",
@@ -522,10 +529,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_LIKE_AN_ADDRESS: Final = re.compile(r"\S+:[0-9]+")
+
+
+def _parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    arguments = parser.parse_args(argv)
+    if not arguments.addresses:
+        # All that follows -c is taken for commands, the addresses as well if they come last: no command looks like one.
+        words: list[str] = arguments.commands or []
+        arguments.addresses = [word for word in words[1:] if _LIKE_AN_ADDRESS.fullmatch(word)]
+        arguments.commands = [word for word in words if word not in arguments.addresses]
+    if not arguments.addresses:
+        parser.error("the following arguments are required: address")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Gives back the exit status: 0, or 1 if a command failed; wrong usage exits with 2."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parse_arguments(parser, argv)
     if sys.stdout is None:  # closed by the caller: nobody wants the replies, but the commands are to be carried out
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     try:

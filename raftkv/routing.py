@@ -122,7 +122,7 @@ class NodeStatus:
     """It leads and has committed in its term: reads and writes go through."""
     version: str = ""
     error: str = ""
-    """Why it is unreachable: a gRPC status, or that its host's name can't be resolved."""
+    """Why it is unreachable: "connection refused", "cannot resolve <host>", "not a raftkv node", or a gRPC status."""
 
 
 class Member:
@@ -146,8 +146,10 @@ class Member:
 class Router:
     """The members that a client knows of, and which of them to send to. Safe from any thread."""
 
-    def __init__(self, addresses: Iterable[str], before: Router | None = None) -> None:
-        """`before`, with the same addresses, tells what it has learnt: other members, and which cluster it is."""
+    def __init__(self, addresses: Iterable[str], timeout: float, before: Router | None = None) -> None:
+        """`timeout`, in seconds, is what those who look for a leader have in all. `before`, with the same addresses,
+        tells what it has learnt: other members, and which cluster it is."""
+        self._timeout = timeout
         self.closed = threading.Event()
         self._members = tuple(Member(address) for address in dict.fromkeys(addresses))
         """Only ever replaced, by a longer one, under `_learning`."""
@@ -283,11 +285,13 @@ class Router:
                 raise self.no_leader(meaning)
 
     def no_leader(self, meaning: str = "") -> NotApplied:
-        """What is to be said when no leader has been found."""
-        text, code = self._why_no_leader()
+        """What is to be said when no leader has been found in time."""
+        text, code = self.why_no_leader()
+        text = text if self.closed.is_set() else gave_up(text, self._timeout)
         return NotApplied(f"{text}; {meaning}" if meaning else text, code)
 
-    def _why_no_leader(self) -> tuple[str, str]:
+    def why_no_leader(self) -> tuple[str, str]:
+        """In words, and as the name of a gRPC status."""
         if self.closed.is_set():
             return "the client is closed", "CANCELLED"
         known = len(self._members)
@@ -391,16 +395,26 @@ class Router:
             self._members += tuple(Member(m.address, m.id) for m in new)
 
 
+def gave_up(text: str, timeout: float) -> str:
+    return f"{text} (gave up after {timeout:g} s)"
+
+
 def _trouble(address: str, code: grpc.StatusCode, details: str) -> str:
-    """Why a member has not answered. A slip in a host's name has no status of its own, only gRPC's words tell it from a
-    server that is down."""
-    host = address.rpartition(":")[0]
-    is_unknown = code is grpc.StatusCode.UNAVAILABLE and any(words in details.lower() for words in _UNKNOWN_HOST)
-    return f"cannot resolve {host}" if is_unknown else code.name
+    """Why a member has not answered. A slip in a host's name or in a port has no status of its own, only gRPC's words
+    tell it from a server that is down."""
+    host, said = address.rpartition(":")[0], details.lower()
+    return next((words.format(host=host) for grpcs, words in _PLAIN_WORDS.items() if grpcs in said), code.name)
 
 
-_UNKNOWN_HOST: Final = ("address lookup failed", "dns resolution failed")
-"""The latter from older versions."""
+_PLAIN_WORDS: Final = {
+    "address lookup failed": "cannot resolve {host}",
+    "dns resolution failed": "cannot resolve {host}",  # from older versions
+    "connection refused": "connection refused",
+    "an http1.x server": "not a raftkv node",
+    "failed parsing http/2": "not a raftkv node",
+    "method not found": "not a raftkv node",
+}
+"""For gRPC's, in lower case."""
 
 
 def _same_cluster(one: StatusReply, other: StatusReply) -> bool:

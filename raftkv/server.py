@@ -476,7 +476,8 @@ def _try_to_bind(address: str) -> None:
     try:
         places: Sequence[Any] = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {host} is no known host ({error.strerror})") from None
+        mend = "correct the name, or give an address of this machine in its place"
+        raise CannotListen(f"cannot listen on {address}: {host} is no known host ({error.strerror}); {mend}") from None
     failures = [failure for place in places if (failure := _bind_error(*place))]
     in_use = [failure for failure in failures if failure.errno == errno.EADDRINUSE]
     if in_use or len(failures) == len(places):

@@ -437,9 +437,14 @@ def _make_directories(disk: Disk, path: str) -> None:
         return
     _make_directories(disk, parent)
     is_new = False
-    with suppress(FileExistsError):
+    try:
         disk.make_directory(path)
         is_new = True
+    except FileExistsError:
+        pass
+    except (FileNotFoundError, PermissionError) as error:  # the former in spite of its parent: in /proc, for example
+        mend = "let the user who runs the node make directories there, or name another one with --data-dir"
+        raise StorageError(f"{path}: {error.strerror}; {mend}") from error
     try:
         with suppress(PermissionError):  # what we may not read, we have not made
             disk.sync_directory(parent)

@@ -176,7 +176,7 @@ def test_no_leader_is_no_backup(cluster: FakeCluster, path: Path) -> None:
     with Client(cluster.addresses, timeout=0.3) as client, pytest.raises(NotApplied) as caught:
         client.backup(path)
     assert caught.value.code == "UNAVAILABLE"
-    assert str(caught.value).endswith("none leads; no backup was made")
+    assert str(caught.value).endswith("none leads (gave up after 0.3 s); no backup was made")
     assert not any(path.parent.iterdir())
 
 

@@ -114,7 +114,7 @@ def test_a_member_that_is_down_or_hangs_is_unreachable_in_status(cluster: FakeCl
     cluster.members[3].pause()
     rows = client.status()
     assert [row.role for row in rows] == ["leader", "unreachable", "unreachable"]
-    assert [row.error for row in rows] == ["", "UNAVAILABLE", "DEADLINE_EXCEEDED"]
+    assert [row.error for row in rows] == ["", "connection refused", "DEADLINE_EXCEEDED"]
 
 
 def test_status_of_a_cluster_that_is_down_lists_the_addresses_given(cluster: FakeCluster) -> None:

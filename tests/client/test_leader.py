@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Final
 
 import grpc
 import pytest
@@ -283,18 +285,40 @@ def test_a_slip_in_a_hosts_name_does_not_look_like_a_server_that_is_down() -> No
             client.get("key")
 
 
+_FAILED: Final = "lookup failed for a:1: ..."
+_LAST: Final = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1:"
+
+
 @pytest.mark.parametrize(
     ("code", "details", "says"),
     [
-        ("UNAVAILABLE", "errors resolving a:1: [field:hostname lookup error:address lookup failed for a:1: ...", "a"),
-        ("UNAVAILABLE", "errors resolving a:1: [... error:Address lookup failed for a:1 os_error: Name or ...", "a"),
-        ("UNAVAILABLE", "DNS resolution failed for a:1: C-ares status is not ARES_SUCCESS qtype=A name=a ...", "a"),
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed ...", ""),
-        ("DEADLINE_EXCEEDED", "Deadline Exceeded", ""),
+        ("UNAVAILABLE", f"errors resolving a:1: [field:hostname lookup error:address {_FAILED}", "cannot resolve a"),
+        ("UNAVAILABLE", f"errors resolving a:1: [... error:Address {_FAILED}", "cannot resolve a"),
+        ("UNAVAILABLE", "DNS resolution failed for a:1: C-ares status is not ARES_SUCCESS ...", "cannot resolve a"),
+        ("UNAVAILABLE", f"{_LAST} Failed to connect to remote host: Connection refused", "connection refused"),
+        ("UNAVAILABLE", f"{_LAST} Trying to connect an http1.x server", "not a raftkv node"),
+        (
+            "UNAVAILABLE",
+            f"{_LAST} Failed parsing HTTP/2 (Expected SETTINGS frame as ...",
+            "not a raftkv node",
+        ),
+        ("UNIMPLEMENTED", "Method not found!", "not a raftkv node"),
+        ("UNAVAILABLE", f"{_LAST} Socket closed", "UNAVAILABLE"),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", "DEADLINE_EXCEEDED"),
     ],
 )
-def test_what_versions_of_grpc_say_of_a_hosts_name_is_understood(code: str, details: str, says: str) -> None:
-    assert _trouble("a:1", grpc.StatusCode[code], details) == (f"cannot resolve {says}" if says else code)
+def test_what_versions_of_grpc_say_of_a_member_that_does_not_answer_is_understood(
+    code: str, details: str, says: str
+) -> None:
+    assert _trouble("a:1", grpc.StatusCode[code], details) == says
+
+
+def test_another_program_at_the_address_does_not_look_like_a_server_that_is_down() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with Client([f"127.0.0.1:{other.server_port}"], timeout=2.0) as client:
+            assert [row.error for row in client.status()] == ["not a raftkv node"]
+        other.shutdown()
 
 
 def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:

@@ -140,11 +140,11 @@ def test_a_closed_client_changes_nothing(cluster: FakeCluster) -> None:
 def test_without_a_leader_it_is_said_that_nothing_was_done(cluster: FakeCluster) -> None:
     cluster.elect(0)
     with Client(cluster.addresses, timeout=0.3) as client:
-        with pytest.raises(NotApplied, match="none leads; nothing has been done"):
+        with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing has been done"):
             client.add_member(4, "h:1")
-        with pytest.raises(NotApplied, match="none leads; nothing has been done"):
+        with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing has been done"):
             client.remove_member(3)
-        with pytest.raises(NotApplied, match="none leads; nothing was read"):
+        with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing was read"):
             client.members()
     assert not cluster.changes
 

@@ -179,7 +179,7 @@ def test_a_blank_line_asks_for_nothing(line: str) -> None:
         ("SET", "expected SET key value"),
         ("SET k", "expected SET key value"),
         ("SET k ", "expected SET key value"),
-        ("SET k 'a' b", "expected SET key value"),
+        ("SET k 'a' b", "expected SET key value, and quotes around a word with blanks in it"),
         ("SET k 'a", "no closing quotation"),
         ("SET 'k", "no closing quotation"),
         ("'SET", "no closing quotation"),
@@ -187,7 +187,8 @@ def test_a_blank_line_asks_for_nothing(line: str) -> None:
         ("GET", "expected GET key"),
         ("GET a b", "expected GET key"),
         ("CAS k a", "expected CAS key expected new"),
-        ("STATUS now", "expected STATUS"),
+        ("STATUS now", "expected STATUS;"),
+        ("BACKUP /my disk/monday", "expected BACKUP path, and quotes around a word with blanks in it"),
     ],
 )
 def test_a_line_that_is_no_command_says_what_is_wrong(line: str, reason: str) -> None:
@@ -260,6 +261,14 @@ def test_several_commands_may_follow_one_c_or_each_its_own(cluster: FakeCluster)
     assert together.out.decode().count('"ok": true') == 2
 
 
+def test_the_addresses_may_come_last(cluster: FakeCluster) -> None:
+    first = run(*cluster.addresses, "-c", "SET k host:1", "GET k", "--json")
+    assert run("--json", "-c", "SET k host:1", "GET k", *cluster.addresses) == first
+    assert run("--json", "-c", "SET k host:1", "-c", "GET k", *cluster.addresses) == first
+    assert run("-c", "SET k host:1", "GET k", "--json", *cluster.addresses) == first
+    assert first.out.decode().count('"ok": true') == 2
+
+
 def test_a_failed_command_is_one_line_and_the_others_are_carried_out(cluster: FakeCluster) -> None:
     done = run(*cluster.addresses, "-c", "SET k 1", "-c", "NONSENSE", "-c", "GET k")
     assert done.status == 1
@@ -268,6 +277,13 @@ def test_a_failed_command_is_one_line_and_the_others_are_carried_out(cluster: Fa
         "ERROR INVALID_ARGUMENT: unknown command 'NONSENSE': HELP lists the commands; nothing was done",
         "1",
     ]
+
+
+@pytest.mark.parametrize("end", ["", "EXIT\n", "GET k\n"])
+def test_a_failed_command_is_told_by_the_status_whatever_comes_after_it(cluster: FakeCluster, end: str) -> None:
+    lines = f"NONSENSE\n{end}"
+    assert run(*cluster.addresses, stdin=lines.encode()).status == 1
+    assert run(*cluster.addresses, "-c", *lines.splitlines()).status == 1
 
 
 def test_without_a_server_the_error_says_that_nothing_was_applied() -> None:
@@ -281,7 +297,9 @@ def test_without_a_server_the_error_says_that_nothing_was_applied() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "address"),
+        ([], "the following arguments are required: address"),
+        (["-c", "GET k"], "the following arguments are required: address"),
+        (["-c", "127.0.0.1:1"], "the following arguments are required: address"),
         (["nonsense"], "'nonsense' is not of the form <host>:<port>"),
         (["127.0.0.1:99999"], "a port lies between 1 and 65535"),
         (["127.0.0.1:1", "--timeout", "soon"], "invalid float value: 'soon'"),

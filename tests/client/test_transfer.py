@@ -87,7 +87,7 @@ def test_a_refusal_after_a_lost_answer_is_not_the_last_word(cluster: FakeCluster
 
 
 def test_without_a_leader_nothing_is_done() -> None:
-    says = "no member answers at .*; nothing has been done"
+    says = r"no member answers at .* \(gave up after 0.3 s\); nothing has been done"
     with Client(free_addresses(1), timeout=0.3) as client, pytest.raises(NotApplied, match=says):
         client.transfer_leadership()
 

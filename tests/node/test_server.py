@@ -378,7 +378,7 @@ def test_a_port_that_a_program_shares_with_anybody_is_not_shared_with_it() -> No
     ("address", "says"),
     [
         ("192.0.2.1:50051", "it is not an address of this machine"),
-        ("no-such-host.invalid:50051", "no-such-host.invalid is no known host"),
+        ("no-such-host.invalid:50051", "correct the name, or give an address of this machine in its place"),
     ],
 )
 def test_an_address_that_cannot_be_had_is_one_line_with_the_mend(

@@ -99,7 +99,23 @@ def test_a_directory_that_can_not_be_written_to_is_refused(tmp_path: Path) -> No
     (tmp_path / "node").mkdir(0o500)
     assert "Permission denied; let the user who runs the node own the directory" in refusal(tmp_path / "node")
     tmp_path.chmod(0o500)
-    assert "Permission denied; let the user who runs the node own the directory" in refusal(tmp_path / "other")
+    assert "Permission denied; let the user who runs the node make directories there" in refusal(tmp_path / "other")
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.EPERM, errno.EACCES])
+def test_a_place_that_takes_no_directory_is_not_mistaken_for_a_lost_disk(error: int) -> None:
+    """Such as /proc, which says that there is no such directory."""
+    disk = MemoryDisk()
+
+    def before(operation: str, path: str) -> None:
+        if operation == "make_directory":
+            raise OSError(error, os.strerror(error), path)
+
+    disk.before = before
+    mend = "let the user who runs the node make directories there, or name another one with --data-dir"
+    with pytest.raises(StorageError) as refused:
+        open_storage(disk)
+    assert str(refused.value) == f"/node: {os.strerror(error)}; {mend}"
 
 
 @pytest.mark.parametrize(
