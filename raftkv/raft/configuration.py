@@ -6,7 +6,7 @@ by the log together with the entries (log.py). The configuration before the firs
 the command line of a founding member, from a snapshot, or it is empty, as for a member that has just joined.
 
 One member is changed at a time, so that any majority of a configuration meets any majority of the next. `changed` makes
-the next configuration from the present one. That two changes never overlap is up to the leader (core.py).
+the next configuration from the present one. That two changes never overlap is up to the leader (membership.py).
 
 The text form of a configuration, for the log, the wire and snapshots, is a line a member, by id:
 

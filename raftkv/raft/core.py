@@ -10,8 +10,9 @@ How a message is treated (Raft paper, figure 2; numbers in the comments are its 
 2. a table names the handler for the message; an answer is an input like any other, judged by the term and role of now;
 3. handlers change state and put messages into the outbox; `ready()` alone decides what may leave before the disk.
 
-Elections are in elections.py, the handing over of leadership in transfer.py: functions of a `Raft`, which use what
-begins with an underscore here as its own methods do. Nobody else does.
+Elections are in elections.py, changes of the membership in membership.py, the handing over of leadership in
+transfer.py: functions of a `Raft`, which use what begins with an underscore here as its own methods do. Nobody else
+does.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raftkv.raft import elections, transfer
-from raftkv.raft.configuration import Change, ChangeRefused, Promote, changed, encode_configuration
+from raftkv.raft import elections, membership, transfer
+from raftkv.raft.configuration import Change
 from raftkv.raft.invariants import check_state, check_transition, observe
 from raftkv.raft.lease import Grant, Promises
 from raftkv.raft.log import InvariantBroken, Log, LogStore
@@ -48,7 +48,6 @@ from raftkv.raft.types import (
     ORIGIN,
     Configuration,
     Entry,
-    EntryKind,
     HardState,
     LogPosition,
     Proposal,
@@ -248,23 +247,7 @@ class Raft:
         ChangeRefused: one change at a time, and none before an entry of the leader's own term is committed (hazard
         45)."""
         self._begin_input(now)
-        leader = self._require_leader()
-        new = changed(self.configuration, change, self.log.last_index + 1)
-        if leader.transfer is not None:
-            raise ChangeRefused("leadership is being handed over", try_again=True)
-        if self.is_changing:
-            raise ChangeRefused("another change is not committed yet", try_again=True)
-        if not self.is_serving:
-            raise ChangeRefused("this leader has not committed an entry in its term yet", try_again=True)
-        heard_at = leader.rounds.majority_answered_at(new.voters, self._now)
-        if new.voters != self.configuration.voters and self._now - heard_at >= self.config.election_timeout:
-            raise ChangeRefused("too few of those who would have a vote then can be reached", try_again=True)
-        index, payload = self.log.last_index + 1, encode_configuration(new)
-        entry = Entry(index, self.current_term, EntryKind.CONFIGURATION, payload, leader.log_time(self._now))
-        self.log.append([entry])
-        self._note(f"changes the configuration with entry {index}: {change}")
-        self._adopt_configuration(leader)
-        return entry.position
+        return membership.change_configuration(self, self._require_leader(), change)
 
     def transfer(self, target: int, now: float) -> int:
         """Begin to hand leadership over to `target`, or to the most up-to-date voter if that is 0 (3.10): who it is.
@@ -337,7 +320,7 @@ class Raft:
             elections.count_vote(self, self.role, self.me)
         if isinstance(self.role, Leader):
             self._commit_by_majority(self.role)
-            self._leave_if_removed(self.role)
+            membership.leave_if_removed(self, self.role)
         check_state(self)
         before, self._observed = self._observed, observe(self)
         check_transition(before, self._observed)
@@ -549,7 +532,7 @@ class Raft:
             self._renew_lease(leader)
         if reply.success:
             self._take_match(leader, reply.sender, reply.match_index)
-            self._promote_if_caught_up(leader, reply.sender)
+            membership.promote_if_caught_up(self, leader, reply.sender)
         elif not progress.is_stale_rejection(reply.rejected_index):
             theirs = reply.conflicting_term, reply.conflicting_index
             progress.probe(self.log.next_index_after(reply.rejected_index, *theirs))
@@ -609,8 +592,6 @@ class Raft:
         if is_news and self.me not in self.configuration.members:
             self._note(f"is no member of the cluster any more: removed by entry {self.log.configurations.latest_index}")
 
-    # ---- membership (diss. 4) ----------------------------------------------------------------------------------------
-
     def _adopt_configuration(self, leader: Leader) -> None:
         """Lead by the configuration that has just become the latest one."""
         leader.adopt(self.configuration, self.me, self.log.last_index, self._now)
@@ -620,26 +601,6 @@ class Raft:
         self._renew_lease(leader)
         if any(progress.first_round > leader.rounds.current for progress in leader.progress.values()):
             self._begin_round(leader)
-
-    def _promote_if_caught_up(self, leader: Leader, learner: int) -> None:
-        """Give a learner its vote as soon as it would hold up nothing (diss. 4.2.1)."""
-        rounds = leader.catching_up.get(learner)
-        match = leader.progress[learner].match_index
-        if rounds and rounds.is_done(match, self.log.last_index, self._now, self.config.election_timeout):
-            with suppress(ChangeRefused):  # not just now; the next answer is not far
-                self.change_configuration(Promote(learner, leader.progress[learner].disk), self._now)
-
-    def _leave_if_removed(self, leader: Leader) -> None:
-        """Step down once an entry is committed that leaves out this member, and this member's callers know (diss.
-        4.2.2). Those who are removed are told for a while, so that they are quiet, but may be gone."""
-        removed_at = self.log.configurations.latest_index
-        if self.handed_out_index < removed_at:
-            return
-        leader.removal_is_committed(self._now + 4 * self.config.election_timeout)
-        if self.me not in self.configuration.voters:
-            self._begin_round(leader)  # says what is committed
-            transfer.name_successor(self, leader)
-            self._become_follower(self.current_term, f"removed by entry {removed_at}")
 
     # ---- reads and the lease (diss. 6.4) -----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LOG, _ROLES, _LEASE = "raft/core.py", "raft/log.py", "raft/roles.py", "raft/lease.py"
-_ELECTIONS = "raft/elections.py"
+_ELECTIONS, _MEMBERSHIP = "raft/elections.py", "raft/membership.py"
 _WIPED = ("tests/node/test_wiped.py",)
 _DISKS = ("tests/raft/test_disks.py",)
 _RULES = ("tests/raft/test_dissertation_4_1.py", "tests/raft/test_dissertation_4_2.py")
@@ -14,7 +14,7 @@ MEMBERSHIP = [
     Mutant(
         "a change before the leader has committed in its term",
         (45,),
-        (Patch(_CORE, "Raft.change_configuration", "if not self.is_serving:", "if False:"),),
+        (Patch(_MEMBERSHIP, "change_configuration", "if not raft.is_serving:", "if False:"),),
         _RULES,
     ),
     Mutant(
@@ -164,7 +164,7 @@ MEMBERSHIP = [
         (46,),
         (
             Patch(
-                *(_CORE, "Raft._promote_if_caught_up"),
+                *(_MEMBERSHIP, "promote_if_caught_up"),
                 "Promote(learner, leader.progress[learner].disk)",
                 "Promote(learner)",
             ),
@@ -198,7 +198,7 @@ MEMBERSHIP = [
     Mutant(
         "two changes at once",
         (),
-        (Patch(_CORE, "Raft.change_configuration", "if self.is_changing:", "if False:"),),
+        (Patch(_MEMBERSHIP, "change_configuration", "if raft.is_changing:", "if False:"),),
         _RULES,
     ),
     Mutant(
@@ -268,7 +268,7 @@ MEMBERSHIP = [
     Mutant(
         "a removed leader leads on",
         (),
-        (Patch(_CORE, "Raft._leave_if_removed", "if self.me not in self.configuration.voters:", "if False:"),),
+        (Patch(_MEMBERSHIP, "leave_if_removed", "if raft.me not in raft.configuration.voters:", "if False:"),),
         _RULES,
     ),
     Mutant(
@@ -276,9 +276,9 @@ MEMBERSHIP = [
         (),
         (
             Patch(
-                *(_CORE, "Raft._leave_if_removed"),
-                "if self.handed_out_index < removed_at:",
-                "if self.committed_index < removed_at:",
+                *(_MEMBERSHIP, "leave_if_removed"),
+                "if raft.handed_out_index < removed_at:",
+                "if raft.committed_index < removed_at:",
             ),
         ),
         _RULES,
@@ -399,7 +399,7 @@ MEMBERSHIP = [
     Mutant(
         "a change is made though too few would be left",
         (),
-        (Patch(_CORE, "Raft.change_configuration", ">= self.config.election_timeout", ">= 1e9"),),
+        (Patch(_MEMBERSHIP, "change_configuration", ">= raft.config.election_timeout", ">= 1e9"),),
         _RULES,
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _CORE, _LEASE, _TRANSFER = "raft/core.py", "raft/lease.py", "raft/transfer.py"
-_ELECTIONS = "raft/elections.py"
+_ELECTIONS, _MEMBERSHIP = "raft/elections.py", "raft/membership.py"
 _RULES, _3_10 = ("tests/raft/test_transfer_rules.py",), ("tests/raft/test_dissertation_3_10.py",)
 
 _REVOKE = "raft.lease = None\nleader.has_let_go = transfer.is_told = True"
@@ -256,7 +256,7 @@ TRANSFERS = [
     Mutant(
         "a removed leader leaves an election behind it",
         (),
-        (Patch(_CORE, "Raft._leave_if_removed", "transfer.name_successor(self, leader)", "pass"),),
+        (Patch(_MEMBERSHIP, "leave_if_removed", "transfer.name_successor(raft, leader)", "pass"),),
         ("tests/raft/test_dissertation_4_2.py",),
     ),
     Mutant(
