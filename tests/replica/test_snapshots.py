@@ -138,8 +138,9 @@ class Lone:
 
 
 def test_a_snapshot_names_the_members_as_of_its_last_entry_and_not_by_what_may_be_replaced_yet() -> None:
-    lone = Lone(size=3)
+    lone = Lone(size=3, policy=OF_THREE)
     lone.set("k")
+    assert lone.saver.saves == []
 
     lone.turn(ConfigurationChange(Add(4, "d:1"), Answer()))
     lone.turn(SnapshotWanted(lone.machine.applied_index, lambda answer: None))
