@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,6 +81,12 @@ class Mutant:
     def expected(self) -> list[str]:
         """Who is to notice, for people."""
         return [*self.tests, *(["the simulator"] if self.seeds else [])]
+
+    def depends_on(self, files: Collection[str]) -> bool:
+        """Whether one of the files, relative to the project, holds its code or a test that is to notice it."""
+        code = {f"raftkv/{patch.module}" for patch in self.patches}
+        tests = tuple(test.partition("::")[0] for test in self.tests)
+        return any(file in code or file.startswith(tests) for file in files)
 
     def sources(self, root: Path = ROOT) -> dict[str, str]:
         """The patched modules, by file relative to raftkv/. Raises LookupError, or SyntaxError for a broken patch."""

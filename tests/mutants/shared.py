@@ -271,6 +271,18 @@ SHARED = [
         _SENDER,
     ),
     Mutant(
+        "an exception on the way of a reply from a stream is logged and forgotten",
+        (51,),
+        (Patch(_TRANSPORT, "PeerSender._line_answered", "self._fail(bug)", "pass"),),
+        _SENDER,
+    ),
+    Mutant(
+        "an exception on the way of a stream's end is logged and forgotten",
+        (51,),
+        (Patch(_TRANSPORT, "PeerSender._line_ended", "self._fail(bug)", "pass"),),
+        _SENDER,
+    ),
+    Mutant(
         "a thread that dies is not missed",
         (51,),
         (Patch("node_program.py", "main", "threading.excepthook = lambda args:", "_ = lambda args:"),),

@@ -199,6 +199,47 @@ def test_a_name_is_a_beginning_or_a_pattern() -> None:
         find(["nonsense"])
 
 
+def test_a_mutant_is_to_be_tried_again_when_its_code_or_its_tests_have_changed() -> None:
+    (mutant,) = find(["the vote is not written"])
+    code = f"raftkv/{mutant.patches[0].module}"
+    assert mutant.depends_on([code])
+    assert mutant.depends_on(["README.md", *mutant.tests])
+    assert not mutant.depends_on(["README.md", "raftkv/repl.py", "tests/client/test_repl.py"])
+    assert not mutant.depends_on([])
+
+
+def test_what_has_changed_since_a_commit_is_what_git_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (mutant,) = find(["the vote is not written"])
+    file = tmp_path / "raftkv" / mutant.patches[0].module
+    file.parent.mkdir(parents=True)
+    file.write_text("before")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "before")
+    monkeypatch.setattr("tests.mutants.cli.ROOT", tmp_path)
+
+    def listed() -> str:
+        assert main(["--list", "--since", "HEAD"]) == 0
+        return capsys.readouterr().out
+
+    assert mutant.name not in listed()
+    file.write_text("after")
+    assert mutant.name in listed()
+
+
+def test_an_unknown_commit_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--list", "--since", "nonsense"])
+    assert ended.value.code == 2
+    assert "'nonsense'" in capsys.readouterr().err
+
+
 def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

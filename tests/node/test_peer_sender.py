@@ -27,6 +27,8 @@ VOTE = RequestVote(1, 2, 1, ORIGIN)
 NONE = {True: 0, False: 0}
 """What is in flight: with entries, and without."""
 
+each_way = pytest.mark.parametrize("request_", [VOTE, HEARTBEAT, BULK], ids=["call", "heartbeats' stream", "stream"])
+
 
 def agree(request: wire.AppendEntriesRequest, _: grpc.ServicerContext) -> wire.AppendEntriesReply:
     return wire.AppendEntriesReply(term=1, success=True, round=request.round, match_index=len(request.entries))
@@ -44,6 +46,7 @@ class Peer:
         """Whether it takes what comes on a stream, and says nothing."""
         self.garbage = False
         """Whether a stream's answers can't be understood."""
+        self.refuses_votes = False
         self.takes_another: Callable[[], bool] = lambda: True
         self.answer = answer
         self.pool = ThreadPoolExecutor(16)
@@ -60,7 +63,7 @@ class Peer:
                 response_serializer=lambda reply: b"\xff" if self.garbage else reply.SerializeToString(),
             ),
             "RequestVote": grpc.unary_unary_rpc_method_handler(
-                lambda request, _: wire.RequestVoteReply(term=request.term, vote_granted=True),
+                self._request_vote,
                 request_deserializer=wire.RequestVoteRequest.FromString,
                 response_serializer=wire.RequestVoteReply.SerializeToString,
             ),
@@ -68,6 +71,11 @@ class Peer:
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("RaftNode", methods),))
         self.server.add_insecure_port(address)
         self.server.start()
+
+    def _request_vote(self, request: wire.RequestVoteRequest, context: grpc.ServicerContext) -> wire.RequestVoteReply:
+        if self.refuses_votes:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "belongs to another cluster")
+        return wire.RequestVoteReply(term=request.term, vote_granted=True)
 
     def _append_entries(
         self, request: wire.AppendEntriesRequest, context: grpc.ServicerContext
@@ -319,7 +327,8 @@ def test_a_refusal_is_shown_with_the_peers_own_words_and_only_once(bench: Bench)
         assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
 
 
-def test_an_exception_on_the_way_of_a_reply_stops_the_node(bench: Bench) -> None:
+@each_way
+def test_an_exception_on_the_way_of_a_reply_stops_the_node(bench: Bench, request_: AppendEntries | RequestVote) -> None:
     """Hazard 51: gRPC's thread would log it and go on."""
     bug = ZeroDivisionError("in the turn")
 
@@ -328,7 +337,25 @@ def test_an_exception_on_the_way_of_a_reply_stops_the_node(bench: Bench) -> None
 
     bench.sender._replied = take_reply
     with peer_at(bench.address):
-        bench.sender.send(HEARTBEAT)
+        bench.sender.send(request_)
+        wait_until(lambda: bench.bugs, "the bug is told")
+    assert bench.bugs == [bug]
+
+
+@each_way
+def test_an_exception_on_the_way_of_a_failure_stops_the_node(
+    bench: Bench, request_: AppendEntries | RequestVote
+) -> None:
+    bug = ZeroDivisionError("in the turn")
+
+    def take_failure(_: int) -> None:
+        raise bug
+
+    bench.sender._failed = take_failure
+    with peer_at(bench.address) as peer:
+        peer.takes_another = lambda: False
+        peer.refuses_votes = True
+        bench.sender.send(request_)
         wait_until(lambda: bench.bugs, "the bug is told")
     assert bench.bugs == [bug]
 
@@ -539,20 +566,6 @@ def test_a_refusal_on_the_stream_is_shown_with_the_peers_own_words(bench: Bench)
         bench.sender.send(BULK)
         wait_until(lambda: bench.replies, "the answer")
         assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
-
-
-def test_an_exception_on_the_way_of_a_reply_from_the_stream_stops_the_node(bench: Bench) -> None:
-    """Hazard 51."""
-    bug = ZeroDivisionError("in the turn")
-
-    def take_reply(_: Reply) -> None:
-        raise bug
-
-    bench.sender._replied = take_reply
-    with peer_at(bench.address):
-        bench.sender.send(BULK)
-        wait_until(lambda: bench.bugs, "the bug is told")
-    assert bench.bugs == [bug]
 
 
 def test_a_sender_is_closed_at_once_whatever_its_stream_is_doing(bench: Bench) -> None:
