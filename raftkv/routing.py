@@ -9,10 +9,10 @@ after about T/3 more at worst. One thread asks for all.
 What was found is believed for a second after the leader's last sign of life, and nobody opens a stream to one that is
 not believed: what was never sent to anyone is definite. On a stream that is open already, calls go out unasked, however
 long it has been idle. For the end of a stream tells an idle client, too, that its leader has gone: at once if the
-process has, after three seconds if nothing comes through (keepalive). What is sent before that has been noticed costs
-its caller a moment, not its time: who does not lead any more refuses it, and when there is no answer `superseded` asks
-around whether somebody else leads now. A call that takes long says by itself nothing about its leader, who may be slow
-or be stopped.
+process has, after three seconds if the network is cut, after twelve if only this connection carries nothing any more
+(keepalive). What is sent before that has been noticed costs its caller a moment, not its time: who does not lead any
+more refuses it, and when there is no answer `superseded` asks around whether somebody else leads now. A call that takes
+long says by itself nothing about its leader, who may be slow or be stopped.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ _CHANNEL_OPTIONS: Final = (
     # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 1000),
+    # Counts where TCP sees nothing wrong (a proxy that hangs), and is a minute otherwise. Not shorter: on a slow link
+    # the answer to a ping stands behind all that TCP has taken, some MB.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # Sizes are the server's to limit, in words that say which limit.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

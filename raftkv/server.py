@@ -222,6 +222,7 @@ class Server:
                 # would keep its threads for ever.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+                ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),
             ],
         )
 

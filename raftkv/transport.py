@@ -402,6 +402,9 @@ def channel_options(limits: SendingLimits) -> list[tuple[str, int]]:
         # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
         ("grpc.keepalive_time_ms", patience_ms),
         ("grpc.keepalive_timeout_ms", 2 * patience_ms),
+        # Counts where TCP sees nothing wrong (a proxy that hangs), and is a minute otherwise. Not shorter: on a slow
+        # link the answer to a ping stands behind all that TCP has taken, some MB.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
     ]
 
@@ -454,7 +457,8 @@ class PeerSender:
         self._failed = failed
         self._note = note
         self._fail = fail
-        self._channel: grpc.Channel | None = None
+        self._channels: dict[bool, grpc.Channel] = {}
+        """The connection for entries, and that for all else: what is small would wait in TCP behind what is large."""
         self._calls: dict[type[Request], grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]] = {}
         self._lines: dict[bool, _Line] = {}
         """The stream for entries, and that for heartbeats."""
@@ -501,8 +505,8 @@ class PeerSender:
         """Give up all requests in flight, for good. After the last `send`."""
         with self._lock:
             self._closed = True
-        if self._channel is not None:
-            self._channel.close()
+        for channel in self._channels.values():
+            channel.close()
 
     def _call(self, request: RequestVote | TimeoutNow) -> None:
         with self._lock:
@@ -539,7 +543,7 @@ class PeerSender:
     def _open_line(self, is_bulk: bool) -> _Line:
         line = self._lines[is_bulk] = _Line(is_bulk)
         line.stream = Stream(
-            self._connected(),
+            self._channel(is_bulk),
             APPEND_ENTRIES_STREAM,
             lambda data: self._line_answered(line, data),
             lambda code, details: self._line_ended(line, code, details),
@@ -560,7 +564,7 @@ class PeerSender:
         return self._limits.timeout + size / SLOWEST_LINK
 
     def _stub(self, kind: type[Request]) -> grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]:
-        channel = self._connected()
+        channel = self._channel(is_bulk=False)
         if not self._calls:
             self._calls[RequestVote] = channel.unary_unary(
                 REQUEST_VOTE, wire.RequestVoteRequest.SerializeToString, wire.RequestVoteReply.FromString
@@ -570,10 +574,10 @@ class PeerSender:
             )
         return self._calls[kind]
 
-    def _connected(self) -> grpc.Channel:
-        if self._channel is None:
-            self._channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))
-        return self._channel
+    def _channel(self, is_bulk: bool) -> grpc.Channel:
+        if is_bulk not in self._channels:
+            self._channels[is_bulk] = grpc.insecure_channel(self._address, options=channel_options(self._limits))
+        return self._channels[is_bulk]
 
     # ---- what comes of a request -------------------------------------------------------------------------------------
 

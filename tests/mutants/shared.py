@@ -39,6 +39,18 @@ SHARED = [
         _TEST_SERVER,
     ),
     Mutant(
+        "heartbeats stand behind bulk in one connection",
+        (49,),
+        (Patch(_TRANSPORT, "PeerSender._open_line", "self._channel(is_bulk)", "self._channel(is_bulk=True)"),),
+        _SENDER,
+    ),
+    Mutant(
+        "votes stand behind bulk in one connection",
+        (49,),
+        (Patch(_TRANSPORT, "PeerSender._stub", "self._channel(is_bulk=False)", "self._channel(is_bulk=True)"),),
+        _SENDER,
+    ),
+    Mutant(
         "heartbeats wait for bulk",
         (49,),
         (
@@ -452,6 +464,18 @@ SHARED = [
             ),
         ),
         ("tests/node/test_node.py",),
+    ),
+    Mutant(
+        "a connection between members that carries nothing is kept for a minute",
+        (58,),
+        (Patch(_TRANSPORT, "channel_options", '("grpc.http2.ping_timeout_ms", 10_000),', ""),),
+        ("tests/node/test_dead_connections.py",),
+    ),
+    Mutant(
+        "a client's connection that carries nothing is kept for a minute",
+        (58,),
+        (Patch("routing.py", "", '("grpc.http2.ping_timeout_ms", 10_000),', ""),),
+        ("tests/node/test_dead_connections.py",),
     ),
     Mutant(
         "gRPC waits for up to two minutes before it connects anew",

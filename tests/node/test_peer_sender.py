@@ -41,6 +41,8 @@ class Peer:
         self.requests: list[wire.AppendEntriesRequest] = []
         self.streams: list[grpc.ServicerContext] = []
         """Those for entries."""
+        self.connections: dict[str, str] = {}
+        """The caller's address, of the last request of each kind."""
         self.heartbeat_streams: list[grpc.ServicerContext] = []
         self.is_mute = False
         """Whether it takes what comes on a stream, and says nothing."""
@@ -73,6 +75,7 @@ class Peer:
         self.server.start()
 
     def _request_vote(self, request: wire.RequestVoteRequest, context: grpc.ServicerContext) -> wire.RequestVoteReply:
+        self.connections["vote"] = context.peer()
         if self.refuses_votes:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "belongs to another cluster")
         return wire.RequestVoteReply(term=request.term, vote_granted=True)
@@ -91,6 +94,7 @@ class Peer:
             if is_new:
                 (self.streams if request.entries else self.heartbeat_streams).append(context)
             is_new = False
+            self.connections["entries" if request.entries else "heartbeat"] = context.peer()
             self.requests.append(request)
             if not self.takes_another():
                 return
@@ -376,6 +380,17 @@ def test_a_sender_that_is_closed_tells_no_failure(bench: Bench) -> None:
     assert not bench.failures
     assert not bench.notes
     assert not bench.bugs
+
+
+def test_entries_have_a_connection_of_their_own(bench: Bench) -> None:
+    """Hazard 49: on a slow network heartbeats and votes would stand behind them in TCP."""
+    with peer_at(bench.address) as peer:
+        bench.sender.send(BULK)
+        bench.sender.send(HEARTBEAT)
+        bench.sender.send(VOTE)
+        wait_until(lambda: len(bench.replies) == 3, "the answers")
+        assert peer.connections["heartbeat"] == peer.connections["vote"]
+        assert peer.connections["heartbeat"] != peer.connections["entries"]
 
 
 # ---- the streams -----------------------------------------------------------------------------------------------------
