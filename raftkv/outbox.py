@@ -5,6 +5,12 @@ numbers already, and go first. The outbox says which calls the next message take
 when it is sent for the first time, and knows the mark: the lowest number that may still be sent (dissertation, 6.3).
 A write keeps its number through all attempts in its session; in a new session it gets a new one.
 
+A write that was given up after it had been sent may still arrive, long after its stream has been left: it may lie in a
+buffer on the way. The state machine refuses it once the mark has passed its number, and until then would apply it,
+behind everything that went out meanwhile. So nothing with a higher number is sent before the mark is higher, too:
+before those with lower numbers are answered, or given up themselves. On the stream that it is on itself nothing can
+overtake it, and nothing waits.
+
 It has no thread and no lock of its own. It belongs to the pipeline (pipeline.py), under its lock, but for the ends of
 `writes` and `reads`: there any thread may append.
 """
@@ -36,6 +42,8 @@ class Outbox:
         self.session = 0
         """0: none is open."""
         self.next_sequence = 1
+        self.given_up: set[int] = set()
+        """Numbers that have been sent in this session and will not be sent again; the mark may have passed some."""
         self._next_order = 1
         self.max_calls, self.max_bytes, self.max_unanswered = MAX_CALLS, MAX_BYTES, MAX_UNANSWERED
         """Of this cluster, as far as it has said so."""
@@ -43,6 +51,7 @@ class Outbox:
     def begin_session(self, session: int) -> list[Call]:
         """A new session. The writes that are over with the old one: whether they were applied in it nobody can tell."""
         self.session, self.next_sequence = session, 1
+        self.given_up.clear()
         lost = [call for call in self.retries if call.doubt and call.state is not OVER]
         for call in lost:
             call.state = OVER
@@ -76,21 +85,23 @@ class Outbox:
 
     def take_writes(self, connection: Connection) -> Message | None:
         """The next message, with a number for each write; None if there is nothing to send. If it is for want of
-        numbers that it takes no more, the connection is full."""
+        numbers that it takes no more, or for the sake of one that was given up, the connection is full."""
         calls: list[Call] = []
         size = 0
         session, retries, writes, room = self.session, self.retries, self.writes, self.max_calls
-        end = self._lowest_unanswered(connection) + self.max_unanswered
+        mark = self._lowest_unanswered(connection)
+        end = self._end_of_numbers(connection, mark)
         while room and (queue := retries or writes):
             call = queue[0]
             if call.state is WAITING:
                 size += len(call.key) + len(call.value) + len(call.expected)
                 if size > self.max_bytes and calls:
                     break
-                if call.session != session:
-                    if self.next_sequence >= end:
-                        connection.is_full = True
-                        break
+                is_new = call.session != session
+                if (self.next_sequence if is_new else call.sequence) >= end:
+                    connection.is_full = True
+                    break
+                if is_new:
                     call.session, call.sequence = session, self.next_sequence
                     self.next_sequence += 1
                     if not call.order:
@@ -100,15 +111,30 @@ class Outbox:
                 calls.append(call)
                 room -= 1
             queue.popleft()
-        return Message(calls, is_write=True, mark=self._lowest_unanswered(connection, calls)) if calls else None
+        return Message(calls, is_write=True, mark=mark) if calls else None
 
-    def _lowest_unanswered(self, connection: Connection, sending: Iterable[Call] = ()) -> int:
-        """The lowest number in use. Numbers rise from what is under way to what is being sent, to what is to be sent
-        again."""
-        for call in chain(connection.writes_under_way(), sending, self.retries):
+    def _lowest_unanswered(self, connection: Connection) -> int:
+        """The lowest number in use; the next one if there is none. Numbers rise from what is under way to what is to be
+        sent again, to what is new."""
+        for call in chain(connection.writes_under_way(), self.retries):
             if call.state is not OVER and call.session == self.session:
                 return call.sequence
         return self.next_sequence
+
+    def _end_of_numbers(self, connection: Connection, mark: int) -> int:
+        """Those from here on may not be sent with this mark: the servers keep no answers for them, or one before them
+        was given up, has been sent elsewhere than on this connection, and could overtake them."""
+        end = mark + self.max_unanswered
+        if not self.given_up:
+            return end
+        self.given_up = {number for number in self.given_up if number >= mark}
+        return min([end, *self.given_up.difference(call.sequence for call in connection.writes_under_way())])
+
+    def give_up(self, call: Call) -> None:
+        """It is not to be sent any more. Where it has been, it may still arrive."""
+        call.state = OVER
+        if call.doubt and call.is_write and call.session == self.session:
+            self.given_up.add(call.sequence)
 
     # ---- what comes back ---------------------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ were submitted. A read sees every write that was answered before the read was su
 
 Exactly once (dissertation, 6.3). A write keeps its number through all attempts, and its batch carries the lowest number
 that may still be sent. A call that has been given up never sends its number again, and when the mark has passed it the
-state machine refuses whatever copy may still be on its way. An expired session can't tell whether a write was applied
-before: if no attempt but the refused one may have reached the log it goes out anew in a new session; if not, it is
-unknown.
+state machine refuses whatever copy may still be on its way; until then, once the stream of that copy has been left,
+nothing is sent that was submitted later (outbox.py). An expired session can't tell whether a write was applied before:
+if no attempt but the refused one may have reached the log it goes out anew in a new session; if not, it is unknown.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ class Pipeline:
         if reply.code == _INVALID and len(message.calls) == 1:
             connection.is_ending = connection.is_ending or message.is_write
             for call in live:
-                call.state = OVER
+                self._outbox.give_up(call)
             return [(call, call.error(*trouble)) for call in live]
         if reply.code == _INVALID and message.calls:
             self._outbox.max_calls = len(message.calls) // 2
@@ -379,7 +379,8 @@ class Pipeline:
         connection.is_ending = True
         live = [call for call in message.calls if call.state is not OVER]
         for call in live:
-            call.state, call.doubt = OVER, True
+            call.doubt = True
+            self._outbox.give_up(call)
         return [(call, call.error("INTERNAL", text)) for call in live]
 
     def _failed(self, code: str, text: str) -> None:
@@ -418,7 +419,7 @@ class Pipeline:
         del connection.under_way[id]
         live = [call for call in message.calls if call.state is not OVER]
         for call in live:
-            call.state = OVER
+            self._outbox.give_up(call)
         return [(call, call.error("INVALID_ARGUMENT", text)) for call in live]
 
     def _leave(self, connection: Connection, is_refused: bool = False) -> None:
@@ -544,7 +545,7 @@ class Pipeline:
         if connection is not None:
             connection.is_full = False
         call.doubt = call.doubt or call.state is FLYING
-        call.state = OVER
+        self._outbox.give_up(call)
         return call.error(code, gave_up(text, self._timeout))
 
     def _oldest_calls(self) -> Iterable[Call]:

@@ -8,6 +8,7 @@ _CORE, _KV, _REPLICA, _PIPELINE, _SERVICE = "raft/core.py", "kv.py", "replica.py
 _ELECTIONS = "raft/elections.py"
 _OUTBOX, _STREAM = "outbox.py", "client_stream.py"
 _SESSION = "StateMachine._apply_in_session"
+_GIVEN_UP = ("tests/client/test_given_up.py",)
 _EXACTLY_ONCE = ("tests/client/test_exactly_once.py", "tests/client/test_pipeline.py")
 
 CLIENTS = [
@@ -117,7 +118,7 @@ CLIENTS = [
     Mutant(
         "each attempt has a number of its own",
         (47,),
-        (Patch(_OUTBOX, "Outbox.take_writes", "if call.session != session:", "if True:"),),
+        (Patch(_OUTBOX, "Outbox.take_writes", "is_new = call.session != session", "is_new = True"),),
         _EXACTLY_ONCE,
     ),
     Mutant(
@@ -138,6 +139,62 @@ CLIENTS = [
             ),
         ),
         _EXACTLY_ONCE,
+    ),
+    Mutant(
+        "what was submitted after a write that was given up overtakes it",
+        (55,),
+        (Patch(_OUTBOX, "Outbox._end_of_numbers", "if not self.given_up:", "if True:"),),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "what is sent again overtakes a write that was given up",
+        (55,),
+        (
+            Patch(
+                _OUTBOX,
+                "Outbox.take_writes",
+                "(self.next_sequence if is_new else call.sequence) >= end",
+                "is_new and self.next_sequence >= end",
+            ),
+        ),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "a write that was given up while it waited to be sent again is overtaken",
+        (55,),
+        (Patch(_OUTBOX, "Outbox.give_up", "if call.doubt and", "if call not in self.retries and"),),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "a call whose time is over or whose caller has gone is overtaken",
+        (55,),
+        (Patch(_PIPELINE, "Pipeline._give_up", "self._outbox.give_up(call)", "call.state = OVER"),),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "a write that was given up holds back all later ones for ever",
+        (),
+        (Patch(_OUTBOX, "Outbox._end_of_numbers", "if number >= mark", ""),),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "a write that was given up holds back those behind it on its own stream",
+        (),
+        (
+            Patch(
+                _OUTBOX,
+                "Outbox._end_of_numbers",
+                "self.given_up.difference(call.sequence for call in connection.writes_under_way())",
+                "self.given_up",
+            ),
+        ),
+        _GIVEN_UP,
+    ),
+    Mutant(
+        "what was given up in a session is held against the next",
+        (),
+        (Patch(_OUTBOX, "Outbox.begin_session", "self.given_up.clear()", "pass"),),
+        _GIVEN_UP,
     ),
     Mutant(
         "the mark of answered operations is ignored",
