@@ -6,6 +6,7 @@ run was cut short) makes a bar "not measured", never "met".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +113,10 @@ def _five_members(rows: Rows) -> float | None:
 
 def _at_half_the_peak(rows: Rows) -> float | None:
     row = find(rows, system="ours", members=3, work="set", api="stream", value_bytes=100, mode=OPEN)
-    # A loop that could not begin its operations has no latencies to show for them.
-    return None if row is None or not row["ops_per_s"] else float("inf") if row["errors"] else float(row["p99_ms"])
+    if row is None or row["p99_ms"] == 0:
+        return None
+    # A loop that could not begin all of its operations, or has waited for some in vain, shows what it does not know.
+    return math.inf if row["errors"] or row["p99_ms"] is None else float(row["p99_ms"])
 
 
 def _replay(rows: Rows) -> float | None:

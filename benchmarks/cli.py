@@ -241,7 +241,8 @@ class Bench:
     def _write(self) -> None:
         options, run = self._options, self._report
         if options.json:
-            lines = ",\n".join(map(json.dumps, run.rows))  # a line a row, to be read by people too
+            # A line a row, to be read by people too.
+            lines = ",\n".join(json.dumps(row, allow_nan=False) for row in run.rows)
             options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         if options.plots and plots.are_possible():
             drawn = plots.draw(run.rows, options.plots)

@@ -151,7 +151,8 @@ func (l *load) openLoop(all *sync.WaitGroup) {
 			}
 		}(lane)
 	}
-	for i := 0; atomic.LoadInt32(&l.stopped) == 0; {
+	for i, isLast := 0, false; !isLast; {
+		isLast = atomic.LoadInt32(&l.stopped) != 0 // before the clock: what was due when the time ended begins, however late
 		for due := int(l.now() * l.Rate); i < due; i++ {
 			if i >= l.MaxOps {
 				return

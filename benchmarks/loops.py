@@ -210,7 +210,9 @@ class OpenLoop(Load):
 
     def _run(self) -> None:
         rate, most, start = self.order.rate, self.order.max_ops, self._starter()
-        while not self.stopped and self._begun < most:
+        is_last = False
+        while not is_last and self._begun < most:
+            is_last = self.stopped  # before the clock: what was due when the time ended is begun, however late
             due = due_by(time.perf_counter() - self._began, rate, most)
             room_until = self.order.in_flight + len(self._ended)
             for i in range(self._begun, min(due, room_until)):

@@ -81,7 +81,9 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _ms(milliseconds: float) -> str:
+def _ms(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "never"
     return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:.0f}"
 
 

@@ -49,7 +49,8 @@ class Round:
     case: Case
     seconds: float
     latencies_ms: Sequence[float]
-    """Of what was answered in that time; a transaction counts once."""
+    """Of what was answered in that time; of an open loop: of what was to begin in it, infinite if never answered. A
+    transaction counts once."""
     count: int
     """Of all operations that were begun, those before and after that time too."""
     errors: int = 0
@@ -64,11 +65,14 @@ class Round:
     """Of the log, for all operations."""
     syncs: int | None = None
     """The same: how often the leader made its log durable."""
+    answered: int | None = None
+    """In that time, whenever they began; None: as many as there are latencies. A transaction counts once."""
 
     @property
     def operations(self) -> int:
         """Answered in that time; each write of a transaction counts."""
-        return len(self.latencies_ms) * _weight(self.case)
+        answered = len(self.latencies_ms) if self.answered is None else self.answered
+        return answered * _weight(self.case)
 
 
 def _weight(case: Case) -> int:
@@ -102,19 +106,24 @@ def _row(case: Case, rounds: Sequence[Round]) -> Row:
     row: Row = {
         **asdict(case),
         "ops_per_s": round(_throughput(rounds), 1),
-        **{f"p{name}_ms": round(percentile(ordered, share), 4) for name, share in _SHARES.items()},
-        "max_ms": round(ordered[-1], 4) if ordered else 0.0,
+        **{f"p{name}_ms": _ms(percentile(ordered, share)) for name, share in _SHARES.items()},
+        "max_ms": _ms(percentile(ordered, 1.0)),
         "rounds_ops_per_s": [round(_throughput([r]), 1) for r in rounds],
         "errors": sum(r.errors for r in rounds),
         "cpu_us_per_op": _cpu(rounds, operations),
         **_batches(rounds, operations),
-        "cdf_ms": [round(percentile(ordered, share), 4) for share in CDF_SHARES],
+        "cdf_ms": [_ms(percentile(ordered, share)) for share in CDF_SHARES],
     }
     if case.mode == OPEN:
         row["offered_ops_per_s"] = round(sum(r.rate for r in rounds) / len(rounds), 1)
     if first := next((r.first_error for r in rounds if r.first_error), ""):
         row["first_error"] = first
     return row
+
+
+def _ms(latency: float) -> float | None:
+    """As rows have it. None: never answered, for JSON knows nothing infinite."""
+    return round(latency, 4) if math.isfinite(latency) else None
 
 
 def best_twin(rounds: Iterable[Round], opened: Case) -> Case | None:

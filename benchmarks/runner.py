@@ -92,10 +92,11 @@ class Runner:
         record = Record.read(Path(order.record))
         self._keep(case, Path(order.record))
         began, ended = usages
+        since, until = told["from"], told["to"]
         return Round(
             case,
-            told["to"] - told["from"],
-            record.latencies_ms(told["from"], told["to"]),
+            until - since,
+            latencies_of(case, record, since, until),
             told["count"],
             told["errors"],
             _one_line(told["first_error"]),
@@ -103,6 +104,7 @@ class Runner:
             {part: ended.cpu[part] - began.cpu[part] for part in parts},
             _difference(began.flushes, ended.flushes),
             *_counted(before, after),
+            answered=record.count_answered(since, until),
         )
 
     def _keep(self, case: Case, record: Path) -> None:
@@ -194,6 +196,11 @@ def follow(stdout: IO[str], at_mark: Callable[[], object] = lambda: None) -> dic
             told: dict[str, Any] = json.loads(line)
             return told
     raise Failure("the load generator ended without a word")
+
+
+def latencies_of(case: Case, record: Record, since: float, until: float) -> list[float]:
+    """Those that count of a round that was measured from `since` to `until`, in whatever language it was made."""
+    return (record.latencies_of_intended_ms if case.mode == OPEN else record.latencies_ms)(since, until)
 
 
 def _difference(before: int | None, after: int | None) -> int | None:

@@ -7,6 +7,7 @@ once and it is known afterwards which ones must be there. Reads go to keys that 
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,7 +110,21 @@ class Record:
         """The numbers of the operations that were answered."""
         return [i for i, end in enumerate(self.ends) if end]
 
+    def count_answered(self, since: float, until: float) -> int:
+        """How many operations were answered in that time."""
+        return sum(since <= end <= until for end in self.ends if end)
+
     def latencies_ms(self, since: float, until: float) -> list[float]:
-        """Of the operations that were answered in that time, in the order of their numbers."""
+        """Of the operations that were answered in that time, in the order of their numbers.
+
+        For closed loops: what has not ended when the time has is one operation for each caller, however long it takes,
+        and as many that had begun before the time are counted for it.
+        """
         pairs = zip(self.starts, self.ends, strict=True)
         return [(end - start) * 1000 for start, end in pairs if since <= end <= until and end]
+
+    def latencies_of_intended_ms(self, since: float, until: float) -> list[float]:
+        """Of the operations that were to begin in that time, whenever they were answered; infinite for those that never
+        were. For open loops: a stall that outlasts the time would take all that it has held up out of the figure."""
+        pairs = zip(self.starts, self.ends, strict=True)
+        return [(end - start) * 1000 if end else math.inf for start, end in pairs if since <= start <= until]

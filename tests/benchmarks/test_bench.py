@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks import bars, machine, report, work
 from benchmarks.loops import Futures, Load, OpenLoop, Tasks, Threads, due_by, intended_at
 from benchmarks.plan import Have, Phase, cluster_of, full, in_turn, max_ops, only, quick, rounds_of
 from benchmarks.rows import OPEN, Case, Round, Row, best_twin, find, percentile, pool
+from benchmarks.runner import latencies_of
 from benchmarks.work import Order, Record
 from tests.support.processes import ROOT, wait_until
 
@@ -78,6 +80,32 @@ def test_only_what_was_answered_in_the_measured_part_counts() -> None:
         record.starts[i], record.ends[i] = start, end
     assert record.latencies_ms(1.0, 2.0) == [1000.0]
     assert record.acknowledged() == [0, 1, 2]
+
+
+def test_a_stall_that_outlasts_the_measured_part_shows_in_an_open_loops_figure() -> None:
+    rate, since, until = 10_000, 0.4, 1.4
+    starts = [intended_at(i, rate) for i in range(2 * rate)]
+    answered = [1.75 if 1.25 <= start < 1.75 else start + 0.001 for start in starts]
+    record = Record(array("d", starts), array("d", answered))
+    opened = replace(WRITES, mode=OPEN)
+    latencies = sorted(latencies_of(opened, record, since, until))
+    assert len(latencies) == pytest.approx(rate * (until - since), abs=2), "all that were to begin in that time"
+    assert percentile(latencies, 0.99) == pytest.approx(490, abs=1)
+    assert max(latencies_of(WRITES, record, since, until)) < 2, "a closed loop would not have begun them"
+    (made,) = pool([Round(opened, until - since, latencies, 0, answered=record.count_answered(since, until))])
+    assert made["ops_per_s"] == pytest.approx(8500, abs=20), "what was answered in that time"
+
+
+def test_what_is_never_answered_is_slower_than_anything() -> None:
+    record = Record(array("d", [1.0, 1.1, 1.2]), array("d", [1.001, 0.0, 1.201]))
+    opened = replace(WRITES, mode=OPEN)
+    latencies = latencies_of(opened, record, 0.5, 2.0)
+    assert sorted(latencies)[-1] == math.inf
+    (made,) = pool([Round(opened, 1.5, latencies, 3, errors=1, answered=record.count_answered(0.5, 2.0))])
+    assert (made["p50_ms"], made["p99_ms"], made["ops_per_s"]) == (1.0, None, 1.3)
+    assert "never" in report.cells(made)
+    json.dumps(made, allow_nan=False)
+    assert verdicts([made])["writes at half the peak, open loop, p99"] == "NOT met"
 
 
 def test_half_the_peak_is_half_of_the_best_closed_loop_of_the_same_work() -> None:
@@ -160,6 +188,30 @@ def test_a_stall_shows_in_every_operation_of_an_open_loop_that_it_has_kept_waiti
     began = load.record.starts[0]
     for i, latency in enumerate(latencies):
         assert latency >= (stall_ended - began) * 1000 - i - 0.001, "from the intended times, 1 ms apart"
+
+
+def test_an_open_loop_begins_what_was_due_when_its_time_ended_however_late_it_is() -> None:
+    stalled, released = threading.Event(), threading.Event()
+
+    class Blocking:
+        def set_async(self, key: bytes, value: bytes) -> Future[None]:
+            stalled.set()
+            assert released.wait(30.0)
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+
+    load = OpenLoop(Order("ours", "stream", "set", [], in_flight=1000, max_ops=100, rate=1000.0), Blocking())
+    load.begin()
+    assert stalled.wait(30.0)
+    began = time.perf_counter()
+    wait_until(lambda: time.perf_counter() > began + 0.05, "fifty more are due")
+    load.stopped = True
+    released.set()
+    load.wait()
+    count = load.count()
+    assert count >= 50
+    assert load.record.acknowledged() == list(range(count))
 
 
 def test_an_open_loop_that_is_not_kept_up_with_says_so() -> None:
