@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Final, NoReturn
 
 from benchmarks import etcd, machine, plots, report
 from benchmarks.clusters import started
-from benchmarks.plan import Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick, rounds_of
+from benchmarks.plan import LEVELS, Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick, rounds_of
 from benchmarks.rows import CLOSED, OPEN, Case, Round, Row, best_twin, pool
 from benchmarks.runner import Failure, Runner
 from benchmarks.singles import kill_all, memory, replay
@@ -114,6 +115,7 @@ class Bench:
             self._note(f"the machine was busy with other things when the run began (load {busy:.1f})")
         self._have, generator = self._look_around()
         self._plan = self._make_plan()
+        self._report.notes += [f"left out on purpose: {what}" for what in self._plan.left_out]
         self._runner = Runner(directory, self._plan.seconds, generator)
         self._rounds: list[Round] = []
         self._singles: list[Row] = []
@@ -198,7 +200,7 @@ class Bench:
         for case in in_turn(measure.cases):
             rate = self._half_the_peak(case) if case.mode == OPEN else 0.0
             if case.mode == OPEN and not rate:
-                self._note(f"{case}: left out, for its peak was not measured")
+                self._note(f"{case}: left out, for its closed loop has failed")
             else:
                 self._round(case, rate)
 
@@ -210,10 +212,11 @@ class Bench:
         return row
 
     def _half_the_peak(self, case: Case) -> float:
-        """Half of what the same work comes to just now, in the closed loop that has been the best so far; 0 if none has
-        been measured. Just now, for some minutes ago the machine may have been another one."""
-        best = best_twin(self._rounds, case)
-        return self._round(best)["ops_per_s"] / 2 if best is not None else 0.0
+        """Half of what the same work comes to just now, in the closed loop that has been the best so far (if none has
+        been measured: in the one with most in flight). Just now, for some minutes ago the machine may have been another
+        one."""
+        best = best_twin(self._rounds, case) or replace(case, mode=CLOSED, in_flight=LEVELS[-1])
+        return float(self._round(best)["ops_per_s"]) / 2
 
     def _single(self, name: str, measure: Callable[[], Row]) -> bool:
         self._say(name)
@@ -253,11 +256,11 @@ class Bench:
 
 
 def _that_read(measures: Sequence[Measure]) -> list[Case]:
-    """A case for each cluster that is read from."""
-    found: dict[tuple[str, int], Case] = {}
+    """A case for each cluster that is read from, and for each size of value."""
+    found: dict[tuple[tuple[str, int], int], Case] = {}
     for case in (case for measure in measures for case in measure.cases):
         if case.work in ("get", "mix"):
-            found.setdefault(cluster_of(case), case)
+            found.setdefault((cluster_of(case), case.value_bytes), case)
     return list(found.values())
 
 

@@ -28,9 +28,9 @@ _HEAD: Final = (
         "CPU us/op",
         "ops/entry",
     ),
-    *("fsyncs/op", "flushes/op"),
+    *("entries/fsync", "fsyncs/op", "flushes/op"),
 )
-_RIGHT: Final = {1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12}
+_RIGHT: Final = {1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13}
 """Columns of figures."""
 
 
@@ -76,6 +76,7 @@ def cells(row: Row) -> list[str]:
         _ms(row["p99_ms"]),
         " + ".join(f"{used:.0f}" for used in parts if used is not None) or "-",
         _figure(row["ops_per_entry"], ".1f"),
+        _figure(row["entries_per_batch"], ".1f"),
         _figure(row["fsyncs_per_op"], ".4f"),
         _figure(row["disk_flushes_per_op"], ".4f"),
     ]

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,15 +20,14 @@ from typing import IO, Any, Final
 
 from benchmarks.clusters import Counters, PySyncObj, System
 from benchmarks.machine import Usage
-from benchmarks.plan import OPEN_CALLERS, cluster_of, max_ops
+from benchmarks.plan import OPEN_CALLERS, cluster_of, max_ops, warm_up
 from benchmarks.rows import OPEN, Case, Round
-from benchmarks.work import READ_KEYS, READ_PREFIX, Order, Record
+from benchmarks.work import READ_KEYS, Order, Record, read_prefix
 from tests.support.processes import ROOT
 
 _SPARE_S: Final = 60.0
 """How much longer than asked a generator may take before it is killed."""
 _TRIES: Final = 3
-_WARM_UP_S: Final = 0.4
 _GO_CONNECTIONS: Final = 10
 """For many callers, as etcd's own benchmark has it; more or fewer change little."""
 
@@ -74,8 +74,9 @@ class Runner:
             connections=_GO_CONNECTIONS if callers >= 100 else 1,
             value_bytes=case.value_bytes,
             prefix=prefix,
+            read_prefix=read_prefix(case.value_bytes),
             max_ops=max_ops(case, self._seconds),
-            warm_up_s=min(_WARM_UP_S, self._seconds / 2),
+            warm_up_s=warm_up(self._seconds),
             seconds=self._seconds,
             record=str(self._directory / f"{prefix}-{case.value_bytes}-{case.work}"),
         )
@@ -168,7 +169,7 @@ class Runner:
         filler = replace(case, work="set", api=api, in_flight=32, mode="closed")
         for attempt in range(_TRIES):
             try:
-                self.fill(filler, prefix=READ_PREFIX, max_ops=READ_KEYS)
+                self.fill(filler, prefix=read_prefix(case.value_bytes), max_ops=READ_KEYS)
                 return
             except Failure:
                 # Many clusters start at the same time here, and on a busy machine one of them may elect once more.
@@ -198,9 +199,11 @@ def follow(stdout: IO[str], at_mark: Callable[[], object] = lambda: None) -> dic
     raise Failure("the load generator ended without a word")
 
 
-def latencies_of(case: Case, record: Record, since: float, until: float) -> list[float]:
-    """Those that count of a round that was measured from `since` to `until`, in whatever language it was made."""
-    return (record.latencies_of_intended_ms if case.mode == OPEN else record.latencies_ms)(since, until)
+def latencies_of(case: Case, record: Record, since: float, until: float) -> array[float]:
+    """Those that count of a round that was measured from `since` to `until`, in whatever language it was made. All are
+    kept until the run ends, hence an array."""
+    latencies = record.latencies_of_intended_ms if case.mode == OPEN else record.latencies_ms
+    return array("d", latencies(since, until))
 
 
 def _difference(before: int | None, after: int | None) -> int | None:

@@ -15,7 +15,6 @@ from typing import Final
 
 KEY_BYTES: Final = 16
 PREFIX_BYTES: Final = 6
-READ_PREFIX: Final = "read__"
 READ_KEYS: Final = 10_000
 PUTS_IN_TRANSACTION: Final = 64
 
@@ -37,7 +36,7 @@ class Order:
     """Go only."""
     value_bytes: int = 100
     prefix: str = "bench_"
-    read_prefix: str = READ_PREFIX
+    read_prefix: str = "r00100"
     read_keys: int = READ_KEYS
     max_ops: int = 1_000_000
     warm_up_s: float = 0.3
@@ -66,6 +65,11 @@ def key(prefix: str, i: int) -> bytes:
 
 def value(prefix: str, size: int) -> bytes:
     return (prefix.encode() * (size // len(prefix) + 1))[:size]
+
+
+def read_prefix(size: int) -> str:
+    """Of the keys that are there to be read, with values of this size."""
+    return f"r{size:05d}"
 
 
 def is_read(i: int) -> bool:
