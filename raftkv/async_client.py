@@ -138,11 +138,11 @@ class AsyncClient:
 
     async def _call(self, code: Code | int, key: bytes, value: bytes = b"", expected: bytes = b"") -> Any:
         loop = asyncio.get_running_loop()
+        call = _AsyncCall(code, key, value, expected, time.monotonic() + self._timeout, loop, self._outcomes)
         if self._loop is not loop:
             if self._loop is not None:
-                raise NotApplied("a client belongs to one event loop: make another one", "FAILED_PRECONDITION")
+                raise call.error("FAILED_PRECONDITION", "a client belongs to one event loop: make another one")
             self._loop = loop
-        call = _AsyncCall(code, key, value, expected, time.monotonic() + self._timeout, loop, self._outcomes)
         self._pipeline.enqueue(call)
         if not self._is_flush_due:
             self._is_flush_due = True
@@ -174,8 +174,9 @@ class AsyncClient:
         with suppress(IndexError):  # several threads may be at this
             while True:
                 outcomes.append(self._outcomes.popleft())
-        if outcomes and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._settle, outcomes)
+        if outcomes and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                self._loop.call_soon_threadsafe(self._settle, outcomes)
 
 
 class _AsyncCall(Call):

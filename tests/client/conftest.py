@@ -8,6 +8,7 @@ import pytest
 
 from raftkv.client import Client
 from tests.client.fake_cluster import FakeCluster
+from tests.support.ways import WAYS
 
 
 @pytest.fixture
@@ -16,7 +17,14 @@ def cluster() -> Iterator[FakeCluster]:
         yield cluster
 
 
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> type[Client]:
+    """Which of the three ways into the library the test's clients take."""
+    taken: type[Client] = request.param
+    return taken
+
+
 @pytest.fixture
-def client(cluster: FakeCluster) -> Iterator[Client]:
-    with Client(cluster.addresses) as client:
+def client(cluster: FakeCluster, way: type[Client]) -> Iterator[Client]:
+    with way(cluster.addresses) as client:
         yield client

@@ -13,6 +13,7 @@ import raftkv
 from raftkv.client import Client, Error, NotApplied, OutcomeUnknown
 from raftkv.errors import WrongType, WrongValue
 from tests.client.fake_cluster import FakeCluster, refuse
+from tests.support.ways import UNLIKE
 
 
 def test_a_value_that_was_set_can_be_read(client: Client) -> None:
@@ -74,6 +75,7 @@ def test_a_value_too_large_for_the_server_is_refused_at_once(cluster: FakeCluste
     assert client.keys() == []
 
 
+@pytest.mark.parametrize("way", UNLIKE)
 def test_what_grpc_itself_finds_too_large_is_a_wrong_argument_of_that_call_and_of_no_other(client: Client) -> None:
     """It ends the stream, on which others are under way, with RESOURCE_EXHAUSTED. (A client that knows nothing but the
     wire sees that status, which means too that nothing has been done.)"""
@@ -93,9 +95,9 @@ def test_what_grpc_itself_finds_too_large_is_a_wrong_argument_of_that_call_and_o
 # ---- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_status_has_a_row_for_every_member_in_order(cluster: FakeCluster) -> None:
+def test_status_has_a_row_for_every_member_in_order(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.elect(2)
-    with Client(cluster.addresses[2:]) as client:
+    with way(cluster.addresses[2:]) as client:
         client.set("key", "value")
         rows = client.status()
     assert [(row.id, row.address, row.role) for row in rows] == [
@@ -109,6 +111,7 @@ def test_status_has_a_row_for_every_member_in_order(cluster: FakeCluster) -> Non
     assert rows[1].commit_index == rows[1].applied_index == rows[1].last_log_index > 0
 
 
+@pytest.mark.parametrize("way", UNLIKE)
 def test_a_member_that_is_down_or_hangs_is_unreachable_in_status(cluster: FakeCluster, client: Client) -> None:
     cluster.members[2].kill()
     cluster.members[3].pause()
@@ -117,10 +120,10 @@ def test_a_member_that_is_down_or_hangs_is_unreachable_in_status(cluster: FakeCl
     assert [row.error for row in rows] == ["", "connection refused", "DEADLINE_EXCEEDED"]
 
 
-def test_status_of_a_cluster_that_is_down_lists_the_addresses_given(cluster: FakeCluster) -> None:
+def test_status_of_a_cluster_that_is_down_lists_the_addresses_given(cluster: FakeCluster, way: type[Client]) -> None:
     for member in cluster.members.values():
         member.kill()
-    with Client(cluster.addresses) as client:
+    with way(cluster.addresses) as client:
         rows = client.status()
     assert [(row.id, row.address, row.role) for row in rows] == [(0, a, "unreachable") for a in cluster.addresses]
 
@@ -155,29 +158,29 @@ def test_what_the_server_finds_invalid_is_a_value_error_and_not_applied(cluster:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e300])
-def test_a_timeout_that_is_no_time_is_a_value_error(timeout: float) -> None:
+def test_a_timeout_that_is_no_time_is_a_value_error(timeout: float, way: type[Client]) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds above 0") as caught:
-        Client(["127.0.0.1:1"], timeout)
+        way(["127.0.0.1:1"], timeout)
     assert isinstance(caught.value, Error)
 
 
 @pytest.mark.parametrize(
     "addresses", [[], ["127.0.0.1"], ["127.0.0.1:0"], ["127.0.0.1:65536"], ["a b:1"], [""], ["::1:50051"]]
 )
-def test_an_address_that_is_none_is_a_value_error(addresses: list[str]) -> None:
+def test_an_address_that_is_none_is_a_value_error(addresses: list[str], way: type[Client]) -> None:
     with pytest.raises(WrongValue):
-        Client(addresses)
+        way(addresses)
 
 
 @pytest.mark.parametrize("addresses", ["127.0.0.1:50051", 5, [50051], None])
-def test_addresses_of_another_type_are_a_type_error(addresses: object) -> None:
+def test_addresses_of_another_type_are_a_type_error(addresses: object, way: type[Client]) -> None:
     with pytest.raises(WrongType):
-        Client(addresses)  # type: ignore[arg-type]
+        way(addresses)  # type: ignore[arg-type]
 
 
-def test_a_timeout_of_another_type_is_a_type_error() -> None:
+def test_a_timeout_of_another_type_is_a_type_error(way: type[Client]) -> None:
     with pytest.raises(WrongType):
-        Client(["127.0.0.1:1"], "5")  # type: ignore[arg-type]
+        way(["127.0.0.1:1"], "5")  # type: ignore[arg-type]
 
 
 # ---- errors and the package ------------------------------------------------------------------------------------------
@@ -198,8 +201,8 @@ def test_the_package_gives_the_names_of_the_contract() -> None:
 # ---- closing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_closed_client_refuses_every_call(cluster: FakeCluster) -> None:
-    client = Client(cluster.addresses)
+def test_a_closed_client_refuses_every_call(cluster: FakeCluster, way: type[Client]) -> None:
+    client = way(cluster.addresses)
     client.set("key", "value")
     client.close()
     client.close()

@@ -31,6 +31,7 @@ from tests.client.fake_cluster import (
 )
 from tests.kv.driving import SETTINGS, Driver
 from tests.support.processes import wait_until
+from tests.support.ways import UNLIKE, Futures, Tasks
 
 
 def writes(cluster: FakeCluster) -> list[tuple[int, int, int]]:
@@ -95,12 +96,14 @@ def test_a_lost_reply_to_the_opening_of_a_session_does_no_harm(cluster: FakeClus
     assert version(cluster) == 1
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_random_faults_never_apply_a_write_twice(cluster: FakeCluster, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("way", "seed"), [*((Client, seed) for seed in range(5)), (Futures, 5), (Tasks, 6), (Tasks, 7)]
+)
+def test_random_faults_never_apply_a_write_twice(cluster: FakeCluster, seed: int, way: type[Client]) -> None:
     rng = random.Random(seed)
     faults = [answer, answer, lose_reply, lose_request, doubtful, refuse(grpc.StatusCode.RESOURCE_EXHAUSTED)]
     cluster.next_calls(*(rng.choice(faults) for _ in range(300)))
-    with Client(cluster.addresses, timeout=30) as client:
+    with way(cluster.addresses, timeout=30) as client:
 
         def append_to_chain(key: bytes) -> None:
             """Each write needs the one before it: one missing or applied twice breaks the chain."""
@@ -165,10 +168,10 @@ def test_a_write_that_was_given_up_is_refused_when_it_arrives_after_a_later_one(
     assert version(cluster) == 2
 
 
-def test_a_full_session_makes_a_write_wait_for_those_before_it() -> None:
+def test_a_full_session_makes_a_write_wait_for_those_before_it(way: type[Client]) -> None:
     """The session keeps four answers (driving.py): while one call is stuck, the others can't go on for ever."""
     assert SETTINGS.max_unanswered == 4
-    with FakeCluster(driver=Driver(SETTINGS)) as cluster, Client(cluster.addresses, timeout=5) as client:
+    with FakeCluster(driver=Driver(SETTINGS)) as cluster, way(cluster.addresses, timeout=5) as client:
         client.set("key", "")
         release = threading.Event()
         cluster.next_calls(wait_for(release))
@@ -194,16 +197,16 @@ def test_threads_that_write_first_open_one_session(cluster: FakeCluster, client:
     assert len({session for session, _, _ in writes(cluster)}) == 1
 
 
-def test_reading_opens_no_session(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses) as client:
+def test_reading_opens_no_session(cluster: FakeCluster, way: type[Client]) -> None:
+    with way(cluster.addresses) as client:
         client.get("key")
         client.keys()
         client.status()
     assert cluster.arrived == []
 
 
-def test_closing_the_client_closes_the_session(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses) as client:
+def test_closing_the_client_closes_the_session(cluster: FakeCluster, way: type[Client]) -> None:
+    with way(cluster.addresses) as client:
         client.set("key", "")
     assert codes(cluster)[-1] is Code.CLOSE_SESSION
     assert not cluster.machine._sessions
@@ -269,9 +272,9 @@ def test_sessions_that_never_last_fail_the_write_in_time() -> None:
 # ---- definite or unknown ---------------------------------------------------------------------------------------------
 
 
-def failure_of_a_write(cluster: FakeCluster, *steps: Step) -> Error:
+def failure_of_a_write(cluster: FakeCluster, *steps: Step, way: type[Client] = Client) -> Error:
     """The error of the second write of a client, whose attempts go as the steps say; it comes in time."""
-    with Client(cluster.addresses, timeout=1) as client:
+    with way(cluster.addresses, timeout=1) as client:
         client.set("key", "0")
         cluster.next_calls(*steps)
         start = time.monotonic()
@@ -281,9 +284,10 @@ def failure_of_a_write(cluster: FakeCluster, *steps: Step) -> Error:
     return caught.value
 
 
+@pytest.mark.parametrize("way", UNLIKE)
 @pytest.mark.parametrize("step", [hang, hang_undone])
-def test_no_answer_in_time_is_unknown(cluster: FakeCluster, step: Step) -> None:
-    error = failure_of_a_write(cluster, step)
+def test_no_answer_in_time_is_unknown(cluster: FakeCluster, way: type[Client], step: Step) -> None:
+    error = failure_of_a_write(cluster, step, way=way)
     assert isinstance(error, OutcomeUnknown)
     assert error.code == "DEADLINE_EXCEEDED"
     assert str(error).endswith("(gave up after 1 s); the write may have been applied")
@@ -369,20 +373,25 @@ def test_once_an_attempt_is_in_doubt_no_later_refusal_makes_the_write_definite(
     assert version(cluster) == 2
 
 
-def test_losing_the_leader_for_good_after_the_write_was_sent_is_unknown(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_losing_the_leader_for_good_after_the_write_was_sent_is_unknown(
+    cluster: FakeCluster, way: type[Client]
+) -> None:
     """Hazard 48."""
-    error = failure_of_a_write(cluster, then(lambda: cluster.elect(0), lose_request))
+    error = failure_of_a_write(cluster, then(lambda: cluster.elect(0), lose_request), way=way)
     assert isinstance(error, OutcomeUnknown)
 
 
-def test_a_write_that_no_leader_took_is_definite(cluster: FakeCluster) -> None:
-    error = failure_of_a_write(cluster, then(lambda: cluster.elect(0), answer))
+@pytest.mark.parametrize("way", UNLIKE)
+def test_a_write_that_no_leader_took_is_definite(cluster: FakeCluster, way: type[Client]) -> None:
+    error = failure_of_a_write(cluster, then(lambda: cluster.elect(0), answer), way=way)
     assert isinstance(error, NotApplied)
     assert error.code == "UNAVAILABLE"
 
 
-def test_a_write_begun_when_all_are_long_gone_is_definite(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses, timeout=1) as client:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_a_write_begun_when_all_are_long_gone_is_definite(cluster: FakeCluster, way: type[Client]) -> None:
+    with way(cluster.addresses, timeout=1) as client:
         client.set("key", "0")
         for member in cluster.members.values():
             member.kill()
@@ -393,15 +402,17 @@ def test_a_write_begun_when_all_are_long_gone_is_definite(cluster: FakeCluster) 
             client.set("key", "1")
 
 
-def test_failing_to_open_a_session_leaves_no_doubt_about_the_write(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_failing_to_open_a_session_leaves_no_doubt_about_the_write(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.next_calls(*[lose_reply] * 100)
-    with Client(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied, match="the write was not applied"):
+    with way(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied, match="the write was not applied"):
         client.set("key", "1")
 
 
-def test_a_read_that_fails_is_never_unknown(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_a_read_that_fails_is_never_unknown(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.next_calls(*[lose_reply] * 100)
-    with Client(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied, match="nothing was read"):
+    with way(cluster.addresses, timeout=1) as client, pytest.raises(NotApplied, match="nothing was read"):
         client.get("key")
 
 
@@ -423,9 +434,10 @@ def test_an_answer_that_can_not_be_understood_is_unknown(cluster: FakeCluster) -
     assert error.code == "INTERNAL"
 
 
-def test_threads_that_give_up_do_not_disturb_the_others(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_threads_that_give_up_do_not_disturb_the_others(cluster: FakeCluster, way: type[Client]) -> None:
     """Some requests hang for ever; the calls in them, and those that wait behind them, end in time."""
-    with Client(cluster.addresses, timeout=1) as client:
+    with way(cluster.addresses, timeout=1) as client:
         client.set("key", "0")
         cluster.next_calls(*[hang_undone] * 3)
         outcomes: list[str] = []

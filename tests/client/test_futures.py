@@ -1,4 +1,4 @@
-"""Calls that give a future, and what goes out together."""
+"""Calls that give a future, or are tasks, and what goes out together."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from raftkv.client import Client, NotApplied, OutcomeUnknown
 from raftkv.operations import Code
 from tests.client.fake_cluster import FakeCluster, hang_undone, wait_for
 from tests.support.processes import wait_until
+from tests.support.ways import PIPELINED
 
 LONG = 20.0
 """Seconds; nothing here takes so long."""
+
+
+@pytest.fixture(params=PIPELINED)
+def way(request: pytest.FixtureRequest) -> type[Client]:
+    taken: type[Client] = request.param
+    return taken
 
 
 def test_each_kind_of_call_has_its_result_in_the_future(client: Client) -> None:
@@ -81,6 +88,7 @@ def test_a_future_cancelled_before_it_is_sent_is_never_applied(cluster: FakeClus
         assert client.keys() == [b"key1", b"key2"]
 
 
+@pytest.mark.parametrize("way", [Client])
 def test_a_future_that_has_been_sent_can_not_be_cancelled(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "")
     release = threading.Event()
@@ -92,6 +100,7 @@ def test_a_future_that_has_been_sent_can_not_be_cancelled(cluster: FakeCluster, 
     assert not future.cancel()
 
 
+@pytest.mark.parametrize("way", [Client])
 def test_a_callback_may_make_further_calls_but_not_wait_for_one(client: Client) -> None:
     further: list[Future[None]] = []
     errors: list[BaseException] = []
@@ -117,8 +126,8 @@ def test_a_callback_may_make_further_calls_but_not_wait_for_one(client: Client) 
     release.set()
 
 
-def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses, timeout=1) as client:
+def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: FakeCluster, way: type[Client]) -> None:
+    with way(cluster.addresses, timeout=1) as client:
         client.set("key", "")
         cluster.next_calls(*[hang_undone] * 100)
         start = time.monotonic()
@@ -134,10 +143,12 @@ def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: 
         assert not wait([lost], 2.5).not_done
 
 
-def test_more_calls_than_a_client_holds_are_refused(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_calls_than_a_client_holds_are_refused(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, way: type[Client]
+) -> None:
     monkeypatch.setattr(raftkv.pipeline, "MAX_WAITING", 10)
     cluster.elect(0)
-    with Client(cluster.addresses, timeout=5) as client:
+    with way(cluster.addresses, timeout=5) as client:
         futures = [client.set_async("key", "") for _ in range(11)]
         error = futures[10].exception(LONG)
         assert isinstance(error, NotApplied)
@@ -145,13 +156,13 @@ def test_more_calls_than_a_client_holds_are_refused(cluster: FakeCluster, monkey
         assert not any(future.done() for future in futures[:10])
 
 
-def test_closing_fails_what_is_under_way(cluster: FakeCluster) -> None:
-    client = Client(cluster.addresses)
+def test_closing_fails_what_is_under_way(cluster: FakeCluster, way: type[Client]) -> None:
+    client = way(cluster.addresses)
     client.set("key", "")
     cluster.next_calls(*[hang_undone] * 10)
     futures = [client.set_async("key", "") for _ in range(5)]
     read = client.get_async("key")
-    wait_until(lambda: len(cluster._script) < 8, "some have been sent")
+    wait_until(lambda: len(cluster._script) <= 8, "some have been sent")
     client.close()
     assert isinstance(futures[0].exception(LONG), OutcomeUnknown)
     assert isinstance(read.exception(LONG), NotApplied)

@@ -294,6 +294,7 @@ def test_a_cancelled_write_of_a_task_does_not_arrive_behind_a_later_one(cluster:
     assert asyncio.run(play()) == b"new"
 
 
+@pytest.mark.parametrize("way", [Client])
 def test_a_call_that_was_broken_off_does_not_arrive_behind_a_later_one(
     cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

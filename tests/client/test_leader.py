@@ -25,6 +25,7 @@ from tests.client.fake_cluster import (
     wait_for,
 )
 from tests.support.processes import free_addresses, wait_until
+from tests.support.ways import UNLIKE
 
 QUICK = 3.0
 """Seconds: ample on a busy machine, and much less than the time-out of ten that a client which is stuck would take."""
@@ -51,8 +52,8 @@ def test_an_address_may_have_its_id_in_front_as_a_node_takes_it(cluster: FakeClu
         client.set("key", "value")
 
 
-def test_addresses_where_nobody_listens_do_not_matter(cluster: FakeCluster) -> None:
-    with Client([free_addresses(1)[0], cluster.addresses[1], free_addresses(1)[0]]) as client:
+def test_addresses_where_nobody_listens_do_not_matter(cluster: FakeCluster, way: type[Client]) -> None:
+    with way([free_addresses(1)[0], cluster.addresses[1], free_addresses(1)[0]]) as client:
         assert seconds(lambda: client.set("key", "value")) < QUICK
 
 
@@ -125,6 +126,7 @@ def test_a_leader_that_hangs_is_left_when_another_is_elected(cluster: FakeCluste
     assert [a.member for a in cluster.arrived[arrived:]] == [2]
 
 
+@pytest.mark.parametrize("way", [Client])
 @pytest.mark.parametrize("end", [FakeMember.pause, FakeMember.kill, FakeMember.resume])
 def test_a_client_that_was_idle_when_its_leader_was_replaced_finds_the_new_one_in_a_moment(
     cluster: FakeCluster, client: Client, end: Callable[[FakeMember], None]
@@ -158,6 +160,7 @@ def test_a_call_is_cancelled_when_its_leader_is_left(cluster: FakeCluster, clien
     assert left[0].ended.wait(QUICK)
 
 
+@pytest.mark.parametrize("way", UNLIKE)
 def test_a_leader_that_is_slow_is_not_left(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "1")
     slow = threading.Event()
@@ -183,6 +186,7 @@ def test_a_leader_of_an_old_term_does_not_win_against_the_present_one(cluster: F
     assert cluster.members[1].calls == 0
 
 
+@pytest.mark.parametrize("way", UNLIKE)
 def test_a_leader_of_an_old_term_is_not_followed_while_the_present_one_is_silent(
     cluster: FakeCluster, client: Client
 ) -> None:
@@ -237,9 +241,9 @@ def test_the_first_leader_is_not_followed_before_it_says_of_which_cluster(cluste
     assert cluster.machine.get(b"key") == b"value"
 
 
-def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
+def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.elect(0)
-    with Client(cluster.addresses, timeout=10) as client:
+    with way(cluster.addresses, timeout=10) as client:
         threads = [threading.Thread(target=client.get, args=("key",)) for _ in range(30)]
         for thread in threads:
             thread.start()
@@ -250,6 +254,7 @@ def test_many_threads_look_for_the_leader_as_one(cluster: FakeCluster) -> None:
     assert cluster.members[1].status_calls < 25
 
 
+@pytest.mark.parametrize("way", [Client])
 def test_a_client_at_work_asks_nobody_who_leads(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "value")
     asked = cluster.members[2].status_calls
@@ -321,10 +326,11 @@ def test_another_program_at_the_address_does_not_look_like_a_server_that_is_down
         other.shutdown()
 
 
-def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.elect(0)
     cluster.members[3].kill()
-    with Client(cluster.addresses, timeout=0.5) as client:
+    with way(cluster.addresses, timeout=0.5) as client:
         start = time.monotonic()
         with pytest.raises(NotApplied, match="2 of 3 members answer, and none leads") as caught:
             client.set("key", "value")
@@ -332,10 +338,11 @@ def test_without_a_leader_the_failure_is_definite_and_in_time(cluster: FakeClust
     assert caught.value.code == "UNAVAILABLE"
 
 
-def test_when_all_hang_the_failure_is_definite_and_in_time(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_when_all_hang_the_failure_is_definite_and_in_time(cluster: FakeCluster, way: type[Client]) -> None:
     for member in cluster.members.values():
         member.pause()
-    with Client(cluster.addresses, timeout=0.5) as client:
+    with way(cluster.addresses, timeout=0.5) as client:
         start = time.monotonic()
         with pytest.raises(NotApplied, match="no member answers"):
             client.set("key", "value")
@@ -356,9 +363,9 @@ def test_a_leader_that_refuses_is_not_asked_in_a_hot_loop(cluster: FakeCluster) 
     assert cluster.leader.calls < 25
 
 
-def test_closing_ends_the_calls_of_other_threads(cluster: FakeCluster) -> None:
+def test_closing_ends_the_calls_of_other_threads(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.elect(0)
-    client = Client(cluster.addresses)
+    client = way(cluster.addresses)
     failed: list[NotApplied] = []
 
     def read() -> None:
@@ -376,18 +383,18 @@ def test_closing_ends_the_calls_of_other_threads(cluster: FakeCluster) -> None:
     assert {error.code for error in failed} == {"CANCELLED"}
 
 
-def test_closing_while_the_leader_hangs_is_quick(cluster: FakeCluster) -> None:
-    client = Client(cluster.addresses)
+def test_closing_while_the_leader_hangs_is_quick(cluster: FakeCluster, way: type[Client]) -> None:
+    client = way(cluster.addresses)
     client.set("key", "value")
     cluster.leader.pause()
     assert seconds(client.close) < QUICK
 
 
 def test_closing_does_not_wait_for_a_channel_that_can_not_be_closed(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, way: type[Client]
 ) -> None:
     """gRPC waits for ever for a call whose start was cut short by KeyboardInterrupt."""
-    client = Client(cluster.addresses)
+    client = way(cluster.addresses)
     client.get("key")
     stuck = threading.Event()
     channel = client._router._members[1].channel

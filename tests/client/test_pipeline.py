@@ -31,8 +31,15 @@ from tests.client.fake_cluster import (
 )
 from tests.kv.driving import SETTINGS, Driver
 from tests.support.processes import wait_until
+from tests.support.ways import PIPELINED, Futures, Tasks
 
 LONG = 60.0
+
+
+@pytest.fixture(params=PIPELINED)
+def way(request: pytest.FixtureRequest) -> type[Client]:
+    taken: type[Client] = request.param
+    return taken
 
 
 def applied(cluster: FakeCluster) -> list[bytes]:
@@ -43,26 +50,32 @@ def applied(cluster: FakeCluster) -> list[bytes]:
     return [key for _, key in sorted((record.create_revision, key) for record, key in records if record is not None)]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_whatever_happens_writes_are_applied_once_and_in_order(seed: int) -> None:
+def random_steps(cluster: FakeCluster, rng: random.Random) -> list[Step]:
+    steps: list[Step] = [
+        *[answer] * 6,
+        lose_reply,
+        lose_request,
+        doubtful,
+        refuse(grpc.StatusCode.RESOURCE_EXHAUSTED),
+        refuse(grpc.StatusCode.FAILED_PRECONDITION),
+        then(lambda: cluster.elect(rng.randint(1, 3)), answer),
+        then(cluster.expire_sessions, answer),
+    ]
+    return [rng.choice(steps) for _ in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("way", "seed"), [*((Futures, seed) for seed in range(12)), *((Tasks, seed) for seed in range(12, 18))]
+)
+def test_whatever_happens_writes_are_applied_once_and_in_order(seed: int, way: type[Client]) -> None:
     rng = random.Random(seed)
     window = rng.choice([4, 50, 1000])
     with (
         FakeCluster(driver=Driver(replace(SETTINGS, max_unanswered=window))) as cluster,
-        Client(cluster.addresses, timeout=LONG) as client,
+        way(cluster.addresses, timeout=LONG) as client,
     ):
         cluster.max_operations = rng.choice([3, 10_000])
-        steps: list[Step] = [
-            *[answer] * 6,
-            lose_reply,
-            lose_request,
-            doubtful,
-            refuse(grpc.StatusCode.RESOURCE_EXHAUSTED),
-            refuse(grpc.StatusCode.FAILED_PRECONDITION),
-            then(lambda: cluster.elect(rng.randint(1, 3)), answer),
-            then(cluster.expire_sessions, answer),
-        ]
-        cluster.next_calls(*(rng.choice(steps) for _ in range(40)))
+        cluster.next_calls(*random_steps(cluster, rng))
         futures: list[Future[None]] = []
         for i in range(300):
             futures.append(client.set_async(f"{i:04}", ""))
@@ -75,6 +88,30 @@ def test_whatever_happens_writes_are_applied_once_and_in_order(seed: int) -> Non
         error, is_there = future.exception(), f"{i:04}".encode() in order
         assert error is None or isinstance(error, OutcomeUnknown), f"replay: seed {seed}: {error}"
         assert is_there or error is not None, f"replay: seed {seed}: {i} was lost"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_calls_cancelled_at_random_are_applied_in_order_or_not_at_all_and_the_others_once(
+    cluster: FakeCluster, client: Client, way: type[Client], seed: int
+) -> None:
+    rng = random.Random(seed)
+    cluster.next_calls(*random_steps(cluster, rng))
+    futures: list[Future[None]] = []
+    for i in range(300):
+        futures.append(client.set_async(f"{i:04}", ""))
+        if rng.random() < 0.2:
+            futures[rng.randint(max(0, i - 20), i)].cancel()
+        if rng.random() < 0.05:
+            wait(futures[-rng.randint(1, 5) :], LONG)
+    assert not wait(futures, LONG).not_done
+    order = applied(cluster)
+    assert order == sorted(order), f"replay: seed {seed}"
+    for i, future in enumerate(futures):
+        is_there = f"{i:04}".encode() in order
+        if future.cancelled():
+            assert way is Tasks or not is_there, f"replay: seed {seed}: {i} was cancelled before it was sent"
+        else:
+            assert is_there or isinstance(future.exception(), OutcomeUnknown), f"replay: seed {seed}: {i} was lost"
 
 
 def test_doubtful_calls_of_an_expired_session_are_unknown_and_the_others_go_on(
@@ -135,8 +172,8 @@ def test_messages_shrink_until_the_server_takes_them(cluster: FakeCluster, clien
     assert applied(cluster)[1:] == [f"{i:04}".encode() for i in range(300)]
 
 
-def test_a_narrow_window_is_learnt_at_the_first_refusal() -> None:
-    with FakeCluster(driver=Driver(SETTINGS)) as cluster, Client(cluster.addresses) as client:
+def test_a_narrow_window_is_learnt_at_the_first_refusal(way: type[Client]) -> None:
+    with FakeCluster(driver=Driver(SETTINGS)) as cluster, way(cluster.addresses) as client:
         client.set("first", "")
         futures = [client.set_async(f"{i:04}", "") for i in range(200)]
         wait(futures, LONG)
@@ -233,6 +270,7 @@ def test_calls_given_up_do_not_keep_the_client_from_finding_the_leader(cluster: 
         client.set("key", "")
 
 
+@pytest.mark.parametrize("way", [Futures])
 def test_a_submission_while_the_lock_is_held_is_sent_when_it_is_given_back(
     cluster: FakeCluster, client: Client
 ) -> None:
@@ -252,6 +290,7 @@ def test_a_submission_while_the_lock_is_held_is_sent_when_it_is_given_back(
     assert late.result(5) is None
 
 
+@pytest.mark.parametrize("way", [Futures])
 def test_a_client_with_nothing_to_do_asks_nobody(cluster: FakeCluster, client: Client) -> None:
     client.set("key", "")
     wait_until(lambda: client._pipeline._is_asleep, "the client has nothing to do")

@@ -139,7 +139,7 @@ def _extent(source: str, place: str) -> tuple[int, int]:
         if len(inner) != 1:
             raise LookupError(f"there are {len(inner)} of {name!r} in {place!r}")
         (node,) = inner
-        assert isinstance(node, ast.ClassDef | ast.FunctionDef), name
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef), name
         assert node.end_lineno is not None
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         last = node.end_lineno
