@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,16 @@ import pytest
 from raftkv.operations import Batch, Code, Operation, encode_batch
 from raftkv.raft.types import Entry, EntryKind
 from raftkv.storage import Storage
-from tests.linearizability.history import Kind, Recorder
+from tests.client.fake_cluster import FakeCluster
+from tests.linearizability.history import Kind, Outcome, Recorder, load
 from tests.nemesis import faults, sandbox
 from tests.nemesis.aftermath import Aftermath, Replay, lost_writes
 from tests.nemesis.faults import Arena, Script
 from tests.nemesis.nemesis import Run, Storm
 from tests.nemesis.report import Deed, Plot, too_seldom
-from tests.nemesis.workload import acknowledged_ledger
+from tests.nemesis.workload import GIVEN_UP, ImpatientWorker, acknowledged_ledger
 from tests.support.processes import ROOT
+from tests.support.ways import Futures, Tasks
 
 FAULTS = ["kill the leader", "pause the leader", "kill all", "part the leader", "reset"]
 RUNS = {
@@ -84,12 +87,31 @@ def test_a_history_is_linearizable_while_the_leader_is_killed_and_paused_and_all
 ) -> None:
     """Five nodes in their default configuration, clients of all kinds, a reader bound to each node."""
     assert "ALL IS WELL" in run_of_its_own.said()
+    history = load(run_of_its_own.kept / "history.jsonl")
+    answered = {operation.client.partition("-")[0] for operation in history if operation.outcome is Outcome.OK}
+    assert answered >= {"client", "futures", "tasks", "plain", "reader"}
+    given_up = {operation.client.partition("-")[0] for operation in history if operation.note == GIVEN_UP}
+    assert given_up == {"futures", "tasks"}
     assert (run_of_its_own.kept / "plot.svg").read_text().startswith("<svg")
 
 
 @needs_namespaces
 def test_a_short_run_with_all_faults_in_namespaces_ends_well(run_of_its_own: NemesisRun) -> None:
     assert "ALL IS WELL" in run_of_its_own.said()
+
+
+@pytest.mark.parametrize(("way", "outcome"), [(Futures, Outcome.NOT_APPLIED), (Tasks, Outcome.UNKNOWN)])
+def test_a_call_that_a_worker_gives_up_has_the_outcome_that_is_certain(
+    way: type[Futures], outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody leads, so none is ever sent. Of a future `cancel` says so; of a task it says nothing."""
+    monkeypatch.setattr("tests.nemesis.workload._GIVEN_UP_SHARE", 1.0)
+    recorder = Recorder()
+    with FakeCluster() as cluster, closing(way(cluster.addresses)) as client:
+        cluster.elect(0)
+        worker = ImpatientWorker("w", random.Random(1), client)
+        assert not any(worker.work(recorder, 0.0) for _ in range(20))
+    assert {(operation.outcome, operation.note) for operation in recorder.history()} == {(outcome, GIVEN_UP)}
 
 
 def test_an_acknowledged_write_that_is_missing_in_the_end_is_noticed() -> None:

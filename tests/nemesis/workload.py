@@ -1,9 +1,11 @@
 """Clients at work, and the history of what they did and were told: theory of operation.
 
 Each *worker* is a thread that draws an operation, asks for it, and writes down when it asked, when it was answered, and
-what. They are of three kinds, as clients of a real cluster are:
+what. They are of four kinds, as clients of a real cluster are:
 
 * workers with a `Client`, which finds the leader and repeats what is in doubt; two of them share theirs;
+* workers whose calls are futures, or tasks of an `AsyncClient`, two of each sharing one. Some calls they give up at a
+  random moment: what comes of these nobody can tell, unless `cancel` says that a future's call was never sent;
 * plain callers, who know nothing but the text form, speak to one node until it names another, and never repeat;
 * readers bound to one node each, who ask it again and again whether it leads or not: the first to see a stale value.
 
@@ -19,7 +21,9 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from contextlib import ExitStack, closing
 from typing import Final, NamedTuple
 
 import grpc
@@ -27,6 +31,7 @@ import grpc
 from raftkv import Client, NotApplied, OutcomeUnknown
 from tests.linearizability.history import Call, Kind, Operation, Outcome, Recorder
 from tests.support.processes import PlainCaller
+from tests.support.ways import PIPELINED, Futures
 
 _KEYS: Final = 8
 """In use at a time."""
@@ -34,6 +39,12 @@ _KEYS_LAST: Final = 5.0
 """Seconds."""
 _PATIENCE: Final = 3.0
 """Seconds that a client waits for an answer: short enough for doubtful outcomes to be common."""
+_GIVEN_UP_SHARE: Final = 0.1
+"""Of the calls of those who give calls up."""
+_GIVEN_UP_AFTER: Final = (0.0, 0.001, 0.01, 0.1)
+"""Seconds: before the call is sent, while it is under way, and when it is held up by a fault."""
+GIVEN_UP: Final = "GIVEN_UP"
+"""The note of such a call in the history."""
 LEDGER: Final = b"ledger/"
 _LEDGER_SHARE: Final = 0.05
 _PAUSE_AFTER_FAILURE: Final = 0.05
@@ -78,6 +89,9 @@ class Workload:
         workers: list[Worker] = [
             LibraryWorker(f"client-{i}", new_rng(), client) for i, client in enumerate([clients[0], *clients], start=1)
         ]
+        for way in PIPELINED:
+            shared = self._opened.enter_context(closing(way(self._addresses, timeout=_PATIENCE)))
+            workers += [ImpatientWorker(f"{way.__name__.lower()}-{i}", new_rng(), shared) for i in (1, 2)]
         workers += [PlainWorker(f"plain-{i}", new_rng(), callers) for i in (1, 2)]
         workers += [BoundReader(f"reader-{i}", new_rng(), [caller]) for i, caller in enumerate(callers, start=1)]
         return workers
@@ -175,6 +189,37 @@ class LibraryWorker(Worker):
                 return client.set_if_absent(key, value)
             case Kind.COMPARE_AND_SET:
                 return client.compare_and_set(key, wish.expected, value)
+
+
+class ImpatientWorker(LibraryWorker):
+    """Has its calls under way as futures, or as tasks, and gives some of them up."""
+
+    def __init__(self, name: str, rng: random.Random, client: Futures) -> None:
+        super().__init__(name, rng, client)
+        self._pipelined = client
+
+    def _ask(self, wish: Wish) -> bytes | bool | None:
+        future = self._begin(wish)
+        is_given_up = self.rng.random() < _GIVEN_UP_SHARE
+        try:
+            return future.result(self.rng.choice(_GIVEN_UP_AFTER) if is_given_up else None)
+        except NotInTime:
+            certain = self._pipelined.cancelled if future.cancel() else OutcomeUnknown
+            raise certain("given up", GIVEN_UP) from None
+
+    def _begin(self, wish: Wish) -> Future[None] | Future[bool] | Future[bytes | None]:
+        client, key, value = self._pipelined, wish.key, wish.value
+        match wish.kind:
+            case Kind.GET:
+                return client.get_async(key)
+            case Kind.SET:
+                return client.set_async(key, value)
+            case Kind.DELETE:
+                return client.delete_async(key)
+            case Kind.SET_IF_ABSENT:
+                return client.set_if_absent_async(key, value)
+            case Kind.COMPARE_AND_SET:
+                return client.compare_and_set_async(key, wish.expected, value)
 
 
 _NEVER_PROPOSED: Final = (

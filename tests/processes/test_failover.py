@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from raftkv import Client, Error, NotApplied
 from tests.processes.conftest import MakeCluster
 from tests.support.processes import Cluster, Node, unexpected_in, wait_until
+from tests.support.ways import WAYS, Futures
 
 FAILOVER_SECONDS = 3.0
 """From kill -9 of the leader to the next acknowledged write, at most."""
@@ -38,25 +41,91 @@ def test_a_write_is_acknowledged_within_three_seconds_after_the_leader_was_kille
 
 
 def test_every_acknowledged_write_survives_kill_9_of_all(make_cluster: MakeCluster) -> None:
-    """The kill comes in the middle of the writing."""
+    """The kill comes in the middle of the writing, which is done in all three ways."""
     cluster: Cluster = make_cluster(size=3)
     cluster.start()
-    acknowledged: list[str] = []
-    with Client(cluster.addresses, timeout=1.5) as client, ThreadPoolExecutor(1) as writer:
+    acknowledged: dict[type[Client], list[str]] = {way: [] for way in WAYS}
 
-        def write() -> None:
+    def write(way: type[Client]) -> None:
+        with way(cluster.addresses, timeout=1.5) as client:
             for i in itertools.count():
-                client.set(f"k{i}", f"v{i}")
-                acknowledged.append(f"k{i}")
+                client.set(f"{way.__name__}/{i}", str(i))
+                acknowledged[way].append(f"{way.__name__}/{i}")
 
-        writing = writer.submit(write)
-        wait_until(lambda: len(acknowledged) >= 200, "200 writes are acknowledged")
+    with ThreadPoolExecutor(len(WAYS)) as writers:
+        writing = [writers.submit(write, way) for way in WAYS]
+        wait_until(lambda: min(map(len, acknowledged.values())) >= 200, "200 writes of each way are acknowledged")
         cluster.kill()
-        assert writing.exception() is not None
+        assert all(isinstance(written.exception(), Error) for written in writing)
     cluster.start()
     with cluster.client() as client:
-        missing = [key for key in acknowledged if client.get(key) != b"v" + key[1:].encode()]
+        keys = list(itertools.chain(*acknowledged.values()))
+        missing = [key for key in keys if client.get(key) != key.partition("/")[2].encode()]
     assert not missing
+
+
+class Chain:
+    """Writes each of which needs the one before it: one that is missing, applied twice or out of order breaks it."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self.length = 0
+        self.key = key
+        self.never_sent: list[str] = []
+        """Keys of writes that were cancelled, and of which it is certain that they were not applied."""
+        self._client = client
+
+    def lengthen_until(self, stopping: threading.Event) -> None:
+        self._client.set(self.key, "0")
+        while not stopping.is_set():
+            done = self._in_flight(self._client) if isinstance(self._client, Futures) else [self._link(self._client)]
+            assert all(done), f"{self.key} is broken after {self.length + done.index(False)}"
+            self.length += len(done)
+
+    def _link(self, client: Client) -> bool:
+        return client.compare_and_set(self.key, str(self.length), str(self.length + 1))
+
+    def _in_flight(self, client: Futures) -> list[bool]:
+        """Many at once, and others among them that are given up, whether they have been sent by then or not."""
+        links: list[Future[bool]] = []
+        others: dict[str, Future[None]] = {}
+        for i in range(self.length, self.length + 50):
+            links.append(client.compare_and_set_async(self.key, str(i), str(i + 1)))
+            others[f"{self.key}/{i}"] = client.set_async(f"{self.key}/{i}", "")
+        given_up = [key for key, other in others.items() if other.cancel()]
+        if client.cancelled is NotApplied:
+            self.never_sent += given_up
+        return [link.result(60.0) for link in links]
+
+
+def test_each_way_applies_a_write_once_and_in_order_whoever_is_killed(make_cluster: MakeCluster) -> None:
+    cluster: Cluster = make_cluster(size=3)
+    cluster.start()
+    with ExitStack() as opened:
+        chains = [
+            Chain(opened.enter_context(way(cluster.addresses, timeout=30.0)), f"chain of {way.__name__}")
+            for way in WAYS
+        ]
+        stopping = threading.Event()
+        with ThreadPoolExecutor(len(chains)) as pool:
+            working = [pool.submit(chain.lengthen_until, stopping) for chain in chains]
+            try:
+                for fault in ("the leader", "all"):
+                    lengths = [chain.length for chain in chains]
+                    wait_until(
+                        lambda lengths=lengths: all(c.length > n + 5 for c, n in zip(chains, lengths, strict=True)),  # type: ignore[misc]
+                        f"all go on, and {fault} can be killed",
+                        30.0,
+                    )
+                    cluster.kill([cluster.leader()] if fault == "the leader" else cluster.nodes)
+                    cluster.start()
+            finally:
+                stopping.set()
+            for done in working:
+                done.result()
+        with cluster.client() as client:
+            assert [client.get(chain.key) for chain in chains] == [str(chain.length).encode() for chain in chains]
+            there = {key.decode() for key in client.keys("chain of ")}
+        assert not there & {key for chain in chains for key in chain.never_sent}
 
 
 def test_a_minority_that_is_dead_is_not_missed_and_a_majority_is(make_cluster: MakeCluster) -> None:

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from raftkv import AsyncClient, Client
+from raftkv import AsyncClient, Client, Error, NotApplied, OutcomeUnknown
 from raftkv.client import ClusterMember, NodeStatus
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ Result = TypeVar("Result")
 
 class Futures(Client):
     """Its calls wait for what the `_async` methods give."""
+
+    cancelled: ClassVar[type[Error]] = NotApplied
+    """What is certain of a call after `cancel` has said that it did so."""
 
     def set(self, key: Text, value: Text) -> None:
         self.set_async(key, value).result(_LONG)
@@ -60,6 +63,8 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 class Tasks(Futures):
     """An `AsyncClient`, asked by a task for each call. Tasks begin in the order of the calls."""
+
+    cancelled = OutcomeUnknown
 
     def __init__(self, addresses: Iterable[str], timeout: float = 10.0) -> None:
         self.client = AsyncClient(addresses, timeout)
@@ -109,7 +114,7 @@ class Tasks(Futures):
 
 
 WAYS: Final[tuple[type[Client], ...]] = (Client, Futures, Tasks)
-PIPELINED: Final = WAYS[1:]
+PIPELINED: Final = (Futures, Tasks)
 """Those in which one thread may have many calls under way, in an order."""
 UNLIKE: Final = (Client, Tasks)
 """The two that have least in common, for tests that take long: a thread sees to its own time-out, and who sees to a
