@@ -183,9 +183,11 @@ class LeanFuture(Future[Any]):
                     (waiter.add_result if exception is None else waiter.add_exception)(self)
                 condition.notify_all()
         if self._done_callbacks:
-            self._invoke_callbacks()
+            # By a thread of the client's, or of gRPC's, which a SystemExit would end, and with it all that it does.
+            self._invoke_callbacks(BaseException)
 
-    def _invoke_callbacks(self) -> None:
+    def _invoke_callbacks(self, logged: type[BaseException] = Exception) -> None:
+        """What they raise is only logged, if it is of this kind."""
         while self._done_callbacks:
             try:
                 callback = self._done_callbacks.pop(0)
@@ -193,7 +195,7 @@ class LeanFuture(Future[Any]):
                 return  # another thread was quicker
             try:
                 callback(self)
-            except Exception:
+            except logged:
                 LOGGER.exception("exception calling callback for %r", self)
 
 

@@ -3,8 +3,9 @@
 Calls wait in two queues, writes and reads (outbox.py). What waits goes out as one message on one stream to the leader,
 a few messages at a time (connection.py); what comes meanwhile waits for the next one, so that messages grow with the
 load and nothing ever waits for a timer. A message of writes is a batch: one entry of the log. Whoever submits a call
-sends, if nobody else does just then; answers are taken by gRPC's thread, which finishes the calls. One thread of the
-pipeline's own finds the leader, watches over the stream, and ends calls whose time is over.
+sends, if nobody else does just then; answers are taken by gRPC's thread, which finishes the calls. Two threads are the
+pipeline's own. One ends calls whose time is over, and never waits for anything else. The other asks the members, which
+may take long when they do not answer: it finds the leader, opens the stream, and watches over it.
 
 Order. Writes are numbered in the order of their submission, sent in that order, and proposed in that order; the server
 takes no write of a stream after one that it has refused. When a stream ends, however it does, everything on it that is
@@ -48,11 +49,12 @@ _SLOW_S: Final = 0.3
 """An answer that takes longer makes the client ask whether another member leads."""
 _TICK_S: Final = 0.05
 _STAY_AWAKE_S: Final = 1.0
-"""How long the pipeline's thread goes on ticking when there are no calls."""
+"""How long the pipeline's threads go on ticking when there are no calls."""
 _SEARCH_S: Final = 0.25
 """How long a search for the leader may take at least, whoever's time ends meanwhile."""
 _CLOSE_S: Final = 0.5
 """How long closing the session may take."""
+_NEVER: Final = float("inf")
 
 _INVALID, _EXHAUSTED, _ELSEWHERE = (
     code.value[0]
@@ -106,10 +108,12 @@ class Pipeline:
         """Since an attempt failed."""
         self._not_before = 0.0
         """When there may be another one."""
-        self._thread: threading.Thread | None = None
+        self._threads: tuple[threading.Thread, ...] = ()
         self._wake = threading.Event()
         self._is_asleep = False
-        """The thread waits to be woken."""
+        """The thread that ends calls waits to be woken."""
+        self._ask = threading.Event()
+        """Set: the other thread is to see what there is to be asked of the members."""
 
     # ---- what callers do ---------------------------------------------------------------------------------------------
 
@@ -137,8 +141,8 @@ class Pipeline:
         self._have_it_watched()
 
     def _have_it_watched(self) -> None:
-        """See to it that the thread looks after what waits: for a connection, and for the calls' deadlines."""
-        if self._connection is None or self._is_asleep:
+        """See to it that the threads look after what waits: for a connection, and for the calls' deadlines."""
+        if self._is_asleep or (self._connection is None and not self._ask.is_set()):
             self._wake_up()
 
     def cancel(self, call: Call) -> bool:
@@ -168,6 +172,7 @@ class Pipeline:
             goodbye.wait(min(_CLOSE_S, self._timeout))
         self._router.closed.set()
         self._wake_up()
+        self._ask.set()
         with self._lock:
             connection, self._connection = self._connection, None
             calls = [*self._all_calls(connection)]
@@ -433,30 +438,31 @@ class Pipeline:
         if connection.stream is not None:
             connection.stream.cancel()
 
-    # ---- the pipeline's thread ---------------------------------------------------------------------------------------
+    # ---- the pipeline's threads --------------------------------------------------------------------------------------
 
     def _wake_up(self) -> None:
-        if self._thread is None:
+        if not self._threads:
             with self._lock:
-                if self._thread is None and not self._router.closed.is_set():
-                    self._thread = threading.Thread(target=self._watch, name="raftkv-client", daemon=True)
-                    self._thread.start()
+                if not self._threads and not self._router.closed.is_set():
+                    self._threads = (
+                        threading.Thread(target=self._end_calls, name="raftkv-client", daemon=True),
+                        threading.Thread(target=self._ask_members, name="raftkv-search", daemon=True),
+                    )
+                    for thread in self._threads:
+                        thread.start()
         self._wake.set()
 
-    def _watch(self) -> None:
+    def _end_calls(self) -> None:
+        """The thread that ends calls in time, and has the other one look after the rest."""
         idle_since = time.monotonic()
         while not self._router.closed.is_set():
             now = time.monotonic()
             wait = min(_TICK_S, self._timeout / 4)
             if self._has_calls():
                 idle_since = now
-                self._expire(now)
-                connection = self._connection
-                if connection is not None:
-                    self._look_after(connection)
-                    self._router.look_around()
-                elif now >= self._not_before:
-                    self._connect()
+                wait = min(wait, self._expire(now) - now)
+                if self._connection is not None or now >= self._not_before:
+                    self._ask.set()
                 else:
                     wait = min(wait, self._not_before - now)
                 self._push()
@@ -465,14 +471,26 @@ class Pipeline:
                 self._wake.wait(None if self._is_asleep else wait)
             self._wake.clear()
 
+    def _ask_members(self) -> None:
+        """The thread that waits for what the members say, and for nobody who holds it up otherwise."""
+        while self._ask.wait() and not self._router.closed.is_set():
+            self._ask.clear()
+            connection = self._connection
+            if connection is not None:
+                self._look_after(connection)
+                self._router.look_around()
+            else:
+                self._connect()
+            self._push()
+
     def _has_calls(self) -> bool:
         connection = self._connection
         return not self._outbox.is_empty() or (connection is not None and bool(connection.under_way))
 
     def _connect(self) -> None:
         with self._lock:
-            deadline = min((call.deadline for call in self._oldest_calls()), default=None)
-        if deadline is None:
+            deadline = self._next_deadline()
+        if deadline == _NEVER:
             return
         # The call whose time ends next must not cut the search short for those behind it, again and again.
         deadline = max(deadline, time.monotonic() + _SEARCH_S)
@@ -504,7 +522,7 @@ class Pipeline:
         """If an answer takes long: somebody else may lead by now."""
         with self._lock:
             oldest = next(iter(connection.under_way.values()), None)
-            deadline = min((call.deadline for call in self._oldest_calls()), default=0.0)
+            deadline = self._next_deadline(if_none=0.0)
         now = time.monotonic()
         if oldest is None or now - oldest.sent_at < _SLOW_S:
             return
@@ -521,17 +539,22 @@ class Pipeline:
                 self._trouble = trouble
                 self._leave(connection)
 
-    def _expire(self, until: float) -> None:
-        """Fail the calls whose deadline is not after `until`."""
+    def _expire(self, until: float) -> float:
+        """Fail the calls whose deadline is not after `until`. The next one's."""
         finished: Finished = []
         with self._lock:
-            if min((call.deadline for call in self._oldest_calls()), default=until + 1) > until:
-                return
-            for call in self._all_calls(self._connection):
-                if call.state is not OVER and call.deadline <= until:
-                    finished.append((call, self._give_up(call)))
+            if (deadline := self._next_deadline()) <= until:
+                for call in self._all_calls(self._connection):
+                    if call.state is not OVER and call.deadline <= until:
+                        finished.append((call, self._give_up(call)))
+                deadline = self._next_deadline()
         if finished:
             self._deliver(finished)
+        return deadline
+
+    def _next_deadline(self, if_none: float = _NEVER) -> float:
+        """With the lock."""
+        return min((call.deadline for call in self._oldest_calls()), default=if_none)
 
     def _give_up(self, call: Call) -> Error:
         """With the lock."""

@@ -126,6 +126,42 @@ def test_a_callback_may_make_further_calls_but_not_wait_for_one(client: Client) 
     release.set()
 
 
+def test_a_callback_that_ends_its_thread_ends_nothing_else(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is run by the thread that takes the answers."""
+    called = threading.Event()
+
+    def leave(_: Future[None]) -> None:
+        raise SystemExit
+
+    with Client(cluster.addresses) as client:
+        client.set("key", "0")
+        with client._pipeline._lock:  # so that none is done before it has its callbacks
+            futures = [client.set_async("key", str(i)) for i in range(5)]
+            for future in futures:
+                future.add_done_callback(leave)
+            futures[0].add_done_callback(lambda _: called.set())
+        client._pipeline.flush()
+        assert [future.exception(LONG) for future in futures] == [None] * 5
+        assert called.wait(LONG), "the other callback of the same future"
+        start = time.monotonic()
+        assert client.get("key") == b"4"
+        assert time.monotonic() - start < 5
+    wait_until(lambda: caplog.text.count("SystemExit") >= 5, "it is in the log, as any exception is")
+
+
+def test_ctrl_c_in_a_callback_that_its_own_thread_runs_is_raised(cluster: FakeCluster) -> None:
+    def interrupted(_: Future[None]) -> None:
+        raise KeyboardInterrupt
+
+    with Client(cluster.addresses) as client:
+        future = client.set_async("key", "")
+        assert future.exception(LONG) is None
+        with pytest.raises(KeyboardInterrupt):
+            future.add_done_callback(interrupted)
+
+
 def test_futures_end_in_time_whether_the_leader_hangs_or_there_is_none(cluster: FakeCluster, way: type[Client]) -> None:
     with way(cluster.addresses, timeout=1) as client:
         client.set("key", "")

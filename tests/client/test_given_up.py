@@ -232,7 +232,7 @@ def test_whatever_is_lost_or_given_up_or_late_writes_are_applied_in_order(seed: 
     assert play.applied() == sorted(play.applied()), f"replay: seed {seed}"
 
 
-# ---- the three ways in, against a cluster ----------------------------------------------------------------------------
+# ---- the three ways in, each as itself, against a cluster ------------------------------------------------------------
 
 
 class Network:
@@ -257,6 +257,11 @@ class Network:
         before = len(self._cluster.arrived)
         self._release.set()
         wait_until(lambda: len(self._cluster.arrived) > before, "what was held back has arrived")
+
+
+@pytest.fixture
+def way() -> type[Client]:
+    return Client
 
 
 @contextmanager

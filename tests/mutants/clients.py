@@ -504,6 +504,21 @@ CLIENTS = [
         ("tests/client/test_futures.py", "tests/client/test_leader.py"),
     ),
     Mutant(
+        "calls end only when the members have been asked",
+        (),
+        (
+            Patch(_PIPELINE, "Pipeline._end_calls", "self._expire(now) - now", "wait"),
+            Patch(_PIPELINE, "Pipeline._ask_members", "self._push()", "self._expire(time.monotonic())\nself._push()"),
+        ),
+        ("tests/client/test_in_time.py",),
+    ),
+    Mutant(
+        "a done-callback that ends its thread ends what comes back, too",
+        (),
+        (Patch("calls.py", "LeanFuture.settle", "self._invoke_callbacks(BaseException)", "self._invoke_callbacks()"),),
+        ("tests/client/test_futures.py",),
+    ),
+    Mutant(
         "a done-callback may wait for itself",
         (),
         (Patch("client.py", "Client._call", "if self._pipeline.is_delivering_here():", "if False:"),),
@@ -550,7 +565,7 @@ CLIENTS = [
     Mutant(
         "nobody watches over the stream of a client that was idle",
         (44,),
-        (Patch(_PIPELINE, "Pipeline._have_it_watched", "or self._is_asleep", ""),),
+        (Patch(_PIPELINE, "Pipeline._have_it_watched", "self._is_asleep or", ""),),
         ("tests/client/test_leader.py",),
     ),
     Mutant(
