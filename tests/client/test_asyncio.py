@@ -265,6 +265,23 @@ def test_closing_fails_the_calls_of_other_tasks_and_says_what_is_certain(cluster
     run(main())
 
 
+@pytest.mark.parametrize("call", [AsyncClient.status, AsyncClient.members, AsyncClient.close])
+def test_the_loop_goes_on_while_a_member_that_hangs_is_waited_for(
+    cluster: FakeCluster, call: Callable[[AsyncClient], Coroutine[Any, Any, object]]
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(cluster.addresses) as client:
+            await client.set("key", "")
+            cluster.leader.pause()
+            task = asyncio.create_task(call(client))
+            await asyncio.sleep(0)
+            assert not task.done()
+            cluster.leader.resume()
+            await task
+
+    run(main())
+
+
 def test_a_client_is_one_loops_and_another_loop_is_told_so(cluster: FakeCluster) -> None:
     client = AsyncClient(cluster.addresses)
 

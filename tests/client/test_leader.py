@@ -404,10 +404,10 @@ def test_closing_does_not_wait_for_a_channel_that_can_not_be_closed(
 
 
 def test_an_announcement_does_not_wait_for_a_client_that_is_closing(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster, way: type[Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing a channel waits for gRPC's thread, which may be just about to tell of new members."""
-    client = Client(cluster.addresses)
+    client = way(cluster.addresses)
     client.get("key")
     router, waited = client._router, []
 

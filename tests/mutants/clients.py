@@ -690,6 +690,28 @@ CLIENTS = [
         _ASYNCIO,
     ),
     Mutant(
+        "the loop stands still while the members are asked for their status",
+        (),
+        (
+            Patch(
+                _ASYNC, "AsyncClient.status", "await asyncio.to_thread(self._cluster.status)", "self._cluster.status()"
+            ),
+        ),
+        _ASYNCIO,
+    ),
+    Mutant(
+        "the loop stands still while a client says goodbye",
+        (),
+        (Patch(_ASYNC, "AsyncClient.close", "await asyncio.to_thread(self._close)", "self._close()"),),
+        _ASYNCIO,
+    ),
+    Mutant(
+        "a client of asyncio that is closed keeps its connections",
+        (),
+        (Patch(_ASYNC, "AsyncClient._close", "self._router.close()", "pass"),),
+        ("tests/client/test_leader.py",),
+    ),
+    Mutant(
         "an answer for a loop that is gone ends the thread that brings it",
         (51,),
         (Patch(_ASYNC, "AsyncClient._hand_over", "suppress(RuntimeError)", "suppress()"),),
