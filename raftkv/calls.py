@@ -42,7 +42,19 @@ OVER: Final = State.OVER
 class Call:
     """One operation of a client. All but the first five fields belong to the pipeline, under its lock."""
 
-    __slots__ = ("code", "deadline", "doubt", "expected", "key", "order", "sequence", "session", "state", "value")
+    __slots__ = (
+        "code",
+        "counted",
+        "deadline",
+        "doubt",
+        "expected",
+        "key",
+        "order",
+        "sequence",
+        "session",
+        "state",
+        "value",
+    )
 
     def __init__(self, code: Code | int, key: bytes, value: bytes, expected: bytes, deadline: float) -> None:
         """`deadline` is in seconds of `time.monotonic`."""
@@ -60,6 +72,8 @@ class Call:
         """Its number in the session; 0: none yet."""
         self.session = 0
         """The session in which it has its number."""
+        self.counted = 0
+        """Bytes for which it counts among those that wait."""
 
     @property
     def is_write(self) -> bool:

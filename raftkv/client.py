@@ -51,6 +51,9 @@ class Client:
     little more than one. Writes of one client are applied in the order in which they were made; a read sees every write
     that had been answered before.
 
+    What can't be sent at once waits in the client: at most 100,000 writes and as many reads, and large ones of 256 MiB
+    together. A call beyond that fails at once (`NotApplied`, RESOURCE_EXHAUSTED).
+
     A done-callback of a future is run by the thread that takes the cluster's answers: it may make further calls of
     the `_async` kind, but must not wait.
     """

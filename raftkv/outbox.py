@@ -11,12 +11,13 @@ behind everything that went out meanwhile. So nothing with a higher number is se
 before those with lower numbers are answered, or given up themselves. On the stream that it is on itself nothing can
 overtake it, and nothing waits.
 
-It has no thread and no lock of its own. It belongs to the pipeline (pipeline.py), under its lock, but for the ends of
-`writes` and `reads`: there any thread may append.
+It has no thread of its own. It belongs to the pipeline (pipeline.py), under its lock, but for the ends of `writes` and
+`reads`: there any thread may append, and has what it appends counted.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -29,6 +30,13 @@ MAX_CALLS: Final = 500
 """In one message."""
 MAX_BYTES: Final = 1 << 20
 """Of keys and values in one message; a single write may have more."""
+MAX_WAITING: Final = 100_000
+"""Calls of either kind that wait in the client. One more is refused at once: back-pressure, where growth would only
+hide the overload."""
+MAX_WAITING_BYTES: Final = 256 << 20
+"""Of what they carry together, likewise."""
+SMALL_BYTES: Final = MAX_WAITING_BYTES // MAX_WAITING
+"""Calls that carry no more than this are not counted for it: their number bounds them."""
 MAX_UNANSWERED: Final = 1000
 """Writes between the lowest number in use and the highest: what the servers keep answers for (MAX_UNANSWERED)."""
 
@@ -39,6 +47,9 @@ class Outbox:
         self.retries: deque[Call] = deque()
         """Writes that have a number already, in the order of numbers; they go first."""
         self.reads: deque[Call] = deque()
+        self.large_bytes = 0
+        """Carried by the calls in `writes` and `reads` that are larger than SMALL_BYTES."""
+        self._counting = threading.RLock()  # not a Lock: a finalizer that runs while it is held may make a call
         self.session = 0
         """0: none is open."""
         self.next_sequence = 1
@@ -56,6 +67,29 @@ class Outbox:
         for call in lost:
             call.state = OVER
         return lost
+
+    # ---- how much may wait -------------------------------------------------------------------------------------------
+
+    def count(self, call: Call, size: int) -> bool:
+        """Whether there is room for a call that is larger than SMALL_BYTES. Then it counts until it is taken off its
+        queue. Any thread."""
+        with self._counting:
+            if self.large_bytes >= MAX_WAITING_BYTES:
+                return False
+            self.large_bytes += size
+        call.counted = size
+        return True
+
+    def _uncount(self, call: Call) -> None:
+        with self._counting:
+            self.large_bytes -= call.counted
+        call.counted = 0
+
+    def _take_first(self, queue: deque[Call]) -> Call:
+        call = queue.popleft()
+        if call.counted:
+            self._uncount(call)
+        return call
 
     # ---- what goes out -----------------------------------------------------------------------------------------------
 
@@ -75,7 +109,7 @@ class Outbox:
             size += len(self.reads[0].key)
             if calls and (self.reads[0].code == KEYS or size > self.max_bytes):
                 break
-            call = self.reads.popleft()
+            call = self._take_first(self.reads)
             if call.state is WAITING:
                 call.state = FLYING
                 calls.append(call)
@@ -111,6 +145,8 @@ class Outbox:
                 calls.append(call)
                 room -= 1
             queue.popleft()
+            if call.counted:
+                self._uncount(call)
         return Message(calls, is_write=True, mark=mark) if calls else None
 
     def _lowest_unanswered(self, connection: Connection) -> int:
@@ -159,6 +195,6 @@ class Outbox:
         """The first of each queue that is not over: those behind it were submitted later."""
         for queue in (self.retries, self.writes, self.reads):
             while queue and queue[0].state is OVER:
-                queue.popleft()
+                self._take_first(queue)
             if queue:
                 yield queue[0]

@@ -35,15 +35,12 @@ from raftkv.client_stream import ASK_AGAIN, FOUND
 from raftkv.connection import MIN_CALLS, Connection, Message
 from raftkv.errors import Error, NotApplied
 from raftkv.operations import NO_SPACE_TEXT, REFUSED, Code, Operation, Status, encode_operations
-from raftkv.outbox import Outbox
+from raftkv.outbox import MAX_WAITING, MAX_WAITING_BYTES, SMALL_BYTES, Outbox
 from raftkv.routing import FIRST_ROUND_S, LONGEST_ROUND_S, Backoff, Router, gave_up
 from raftkv.streams import Stream
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
 METHOD: Final = "/RaftNode/ServeClientStream"
-
-MAX_WAITING: Final = 100_000
-"""Calls in the client. One more is refused at once: back-pressure, where growth would only hide the overload."""
 
 _SLOW_S: Final = 0.3
 """An answer that takes longer makes the client ask whether another member leads."""
@@ -131,6 +128,9 @@ class Pipeline:
         queue = self._writes if call.code > 0 else self._reads
         if len(queue) >= MAX_WAITING:
             raise call.error("RESOURCE_EXHAUSTED", f"{MAX_WAITING} calls wait in this client already")
+        size = len(call.key) + len(call.value) + len(call.expected)
+        if size > SMALL_BYTES and not self._outbox.count(call, size):
+            raise call.error("RESOURCE_EXHAUSTED", f"calls with {MAX_WAITING_BYTES} bytes wait in this client already")
         queue.append(call)
         if self._router.closed.is_set() and self.cancel(call):  # closed meanwhile, and `close` has not seen it
             raise call.error("CANCELLED", "the client is closed")

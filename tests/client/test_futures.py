@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import raftkv.outbox
 import raftkv.pipeline
 from raftkv.calls import LeanFuture
 from raftkv.client import Client, NotApplied, OutcomeUnknown
@@ -190,6 +191,55 @@ def test_more_calls_than_a_client_holds_are_refused(
         assert isinstance(error, NotApplied)
         assert error.code == "RESOURCE_EXHAUSTED"
         assert not any(future.done() for future in futures[:10])
+
+
+@pytest.fixture
+def small_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds five large calls."""
+    for module in (raftkv.pipeline, raftkv.outbox):
+        monkeypatch.setattr(module, "MAX_WAITING_BYTES", 5000)
+        monkeypatch.setattr(module, "SMALL_BYTES", 100)
+
+
+LARGE = "v" * 1000
+
+
+@pytest.mark.usefixtures("small_client")
+def test_more_bytes_than_a_client_holds_are_refused_until_others_have_gone_out(
+    cluster: FakeCluster, way: type[Client]
+) -> None:
+    cluster.elect(0)
+    with way(cluster.addresses, timeout=LONG) as client:
+        futures = [client.set_async("key", LARGE) for _ in range(6)]
+        error = futures.pop().exception(LONG)
+        assert isinstance(error, NotApplied)
+        assert error.code == "RESOURCE_EXHAUSTED"
+        with pytest.raises(NotApplied, match="5000 bytes wait in this client"):
+            client.set("key", LARGE)
+        with pytest.raises(NotApplied, match="nothing was read"):
+            client.keys(LARGE)
+        assert not any(future.done() for future in futures)
+        futures.append(client.set_async("key", "small"))  # their number bounds those
+        cluster.elect(1)
+        wait(futures, LONG)
+        assert [future.exception() for future in futures] == [None] * 6
+        assert client._pipeline._outbox.large_bytes == 0
+        client.set("key", LARGE)
+
+
+@pytest.mark.usefixtures("small_client")
+def test_calls_that_are_over_make_room_for_others(cluster: FakeCluster, way: type[Client]) -> None:
+    cluster.elect(0)
+    with way(cluster.addresses, timeout=1) as client:
+        for _ in range(2):
+            futures: list[Future[Any]] = [client.set_async("key", LARGE) for _ in range(4)]
+            futures.append(client.compare_and_set_async("key", LARGE, ""))
+            error = client.set_async("key", LARGE).exception(LONG)
+            assert isinstance(error, NotApplied)
+            assert error.code == "RESOURCE_EXHAUSTED"
+            assert futures[2].cancel()
+            wait(futures, LONG)
+            wait_until(lambda: not client._pipeline._outbox.large_bytes, "none of them is held any more")
 
 
 def test_closing_fails_what_is_under_way(cluster: FakeCluster, way: type[Client]) -> None:

@@ -504,6 +504,18 @@ CLIENTS = [
         ("tests/client/test_futures.py", "tests/client/test_leader.py"),
     ),
     Mutant(
+        "a client holds calls of any size",
+        (50,),
+        (Patch(_OUTBOX, "Outbox.count", "self.large_bytes >= MAX_WAITING_BYTES", "False"),),
+        ("tests/client/test_futures.py",),
+    ),
+    Mutant(
+        "what has gone out is still counted among what waits",
+        (),
+        (Patch(_OUTBOX, "Outbox._uncount", "self.large_bytes -= call.counted", "pass"),),
+        ("tests/client/test_futures.py",),
+    ),
+    Mutant(
         "calls end only when the members have been asked",
         (),
         (
