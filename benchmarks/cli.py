@@ -29,7 +29,7 @@ from benchmarks.clusters import started
 from benchmarks.plan import LEVELS, Have, Measure, Phase, Plan, cluster_of, full, in_turn, only, quick, rounds_of
 from benchmarks.rows import CLOSED, OPEN, Case, Round, Row, best_twin, pool
 from benchmarks.runner import Failure, Runner
-from benchmarks.singles import kill_all, memory, replay
+from benchmarks.singles import kill_all, memory, replay, replay_single
 from tests.support.processes import ROOT
 
 _BUSY: Final = 0.5
@@ -109,7 +109,7 @@ class Bench:
         self._options = options
         self._directory = directory
         self._began = time.monotonic()
-        command = shlex.join(["scripts/bench.py", *words])
+        command = shlex.join([".venv/bin/python", "scripts/bench.py", *words])
         self._report = report.Run(command, machine.description(directory), "")
         if (busy := os.getloadavg()[0]) > _BUSY:
             self._note(f"the machine was busy with other things when the run began (load {busy:.1f})")
@@ -167,6 +167,7 @@ class Bench:
             of_all = self._runner, self._directory, self._plan.fill
             is_well &= self._single("memory", partial(memory, *of_all))
             is_well &= self._single("replay", partial(replay, *of_all))
+            is_well &= self._single("replay of single writes", partial(replay_single, *of_all[1:]))
         rows = self._report.rows = pool(self._rounds) + self._singles
         self._report.seconds = time.monotonic() - self._began
         self._write()

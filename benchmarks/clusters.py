@@ -249,7 +249,7 @@ def _await_ready(process: subprocess.Popen[str], who: str) -> None:
     watchdog.start()
     line = _pipe(process.stdout).readline()
     watchdog.cancel()
-    assert line == "ready\n", f"{who} was not ready within {START_S:g} s"
+    assert line == "ready\n", f"{who} was not ready within {START_S:g} s of its start"
 
 
 class Echo(System):

@@ -105,9 +105,9 @@ def singles(rows: Iterable[Row]) -> list[str]:
     """A line for each thing that is measured once."""
     lines = []
     for row in rows:
-        if row["work"] == "replay":
-            rate = f"{row['ops_per_s']:,.0f} writes/s"
-            lines.append(f"start of a node on a log of {row['writes']:,} writes: {row['seconds']:.2f} s, {rate}")
+        if row["work"].startswith("replay"):
+            log = f"a log of {row['writes']:,} writes in {row['entries']:,} entries, without a snapshot"
+            lines.append(f"start of a node on {log}: {row['seconds']:.2f} s, {row['ops_per_s']:,.0f} writes/s")
         elif row["work"] == "memory":
             used = ", ".join(f"{part} {mb:.0f} MB" for part, mb in row["mb"].items())
             lines.append(f"memory with {row['keys']:,} keys of 16 B with values of 100 B: {used}")

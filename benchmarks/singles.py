@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.clusters import NAMES, Ours, PySyncObj, System
+from benchmarks.clusters import Ours, PySyncObj, System
+from benchmarks.long_log import lengthen
 from benchmarks.machine import memory_mb
 from benchmarks.plan import cluster_of
 from benchmarks.rows import Case, Round, Row, pool
@@ -27,6 +28,9 @@ from tests.support.processes import ROOT, wait_until
 _FILL_S: Final = 150.0
 """How long the filling may take; what is there by then is what is measured, and the row says how much that is."""
 _REPLAY_S: Final = 300.0
+_NO_SNAPSHOTS: Final[dict[str, object]] = {"SNAPSHOT_LOG_BYTES": 1 << 40, "SNAPSHOT_LOG_ENTRIES": 10**12}
+"""Or a node would start from one that stands for most of its log."""
+_MOST_SINGLE: Final = 300_000
 _KILL_AFTER_S: Final = 1.0
 
 
@@ -37,12 +41,14 @@ def _plain_row(case: Case) -> Row:
 
 
 @contextmanager
-def _filled(runner: Runner, directory: Path, members: int, fill: int) -> Iterator[tuple[Ours, int]]:
+def _filled(
+    runner: Runner, directory: Path, members: int, fill: int, settings: dict[str, object] | None = None
+) -> Iterator[tuple[Ours, int]]:
     """A cluster of our own with so many keys, and how many there are."""
     case = Case("ours", members, "set", "stream", 1000)
     place = cluster_of(case)
-    with NAMES["ours"](directory / f"filled-{members}", members) as system:
-        assert isinstance(system, Ours)
+    system = Ours(directory / f"filled-{members}", members, settings)
+    with system:
         outer, runner.systems[place] = runner.systems.get(place), system
         try:
             told = runner.fill(case, max_ops=fill, seconds=_FILL_S)
@@ -63,22 +69,44 @@ def memory(runner: Runner, directory: Path, fill: int) -> Row:
 
 
 def replay(runner: Runner, directory: Path, fill: int) -> Row:
-    """How fast one node starts on a log of so many writes: from exec until it serves with all of them applied."""
-    with _filled(runner, directory, 1, fill) as (system, writes):
-        node = system.cluster[1]
+    """How fast one node starts on a log of so many writes, as a busy client's batches leave it."""
+    with _filled(runner, directory, 1, fill, _NO_SNAPSHOTS) as (system, writes):
         last = system.cluster.wait_caught_up(seconds=_REPLAY_S)
         system.kill()
-        began = time.monotonic()
-        node.start(wait=False)
+        return {**_plain_row(Case("ours", 1, "replay", "stream", 0)), **start_on_log(system, last, writes)}
 
-        def replayed() -> bool:
-            status = node.status(timeout=5.0) if f"node {node.id} ready" in node.output else None
-            return status is not None and status.serving and status.applied_index >= last
 
-        wait_until(replayed, "the node has replayed its log", _REPLAY_S)
-        seconds = time.monotonic() - began
-    row = _plain_row(Case("ours", 1, "replay", "stream", 0))
-    return {**row, "writes": writes, "seconds": round(seconds, 3), "ops_per_s": round(writes / seconds, 1)}
+def replay_single(directory: Path, fill: int) -> Row:
+    """The same where every write is an entry and a batch of its own, as a client leaves it that is alone."""
+    writes = min(fill, _MOST_SINGLE)
+    system = Ours(directory / "single", 1, _NO_SNAPSHOTS)
+    with system:
+        system.kill()
+        node = system.cluster[1]
+        last = lengthen(node.data_dir, node.id, node.address, writes, "single")
+        return {
+            **_plain_row(Case("ours", 1, "replay of single writes", "stream", 1)),
+            **start_on_log(system, last, writes),
+        }
+
+
+def start_on_log(system: Ours, last: int, writes: int) -> Row:
+    """Start the one node of a cluster that is down: how long it takes from exec until it serves with all applied up to
+    entry `last`. Raises Failure if it was not the log alone that it started from."""
+    node = system.cluster[1]
+    began = time.monotonic()
+    node.start(wait=False)
+
+    def replayed() -> tuple[float, int] | None:
+        status = node.status(timeout=5.0) if f"node {node.id} ready" in node.output else None
+        if status is None or not status.serving or status.applied_index < last:
+            return None
+        return time.monotonic() - began, status.snapshot_index
+
+    seconds, snapshot = wait_until(replayed, "the node has replayed its log", _REPLAY_S)
+    if snapshot:
+        raise Failure(f"it started from a snapshot, which stands for {snapshot} entries")
+    return {"writes": writes, "entries": last, "seconds": round(seconds, 3), "ops_per_s": round(writes / seconds, 1)}
 
 
 # ---- kill -9 of everything -------------------------------------------------------------------------------------------

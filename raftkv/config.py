@@ -83,7 +83,7 @@ class NodeConfig:
     # Storage
     segment_bytes: int = _setting(12 * _MIB, 4096, 1024 * _MIB, "bytes")
     snapshot_log_bytes: int = _setting(24 * _MIB, 4096, 1024 * 1024 * _MIB, "bytes")
-    snapshot_log_entries: int = _setting(1_000_000, 1, 1_000_000_000_000, "entries")
+    snapshot_log_entries: int = _setting(300_000, 1, 1_000_000_000_000, "entries")
     kept_log_bytes: int = _setting(8 * _MIB, 1, 1024 * 1024 * _MIB, "bytes")
 
     def __post_init__(self) -> None:

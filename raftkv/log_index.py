@@ -13,15 +13,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 from raftkv.raft.log import Compacted
 from raftkv.raft.types import ORIGIN, Entry, LogPosition
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where some consecutive entries lie: in a frame, which may hold others before and behind them."""
 
     segment: int

@@ -286,7 +286,8 @@ def recover(storage: LogStorage, progress: Callable[[int, int], None]) -> StateM
     """The state machine as of the storage's commit index. `progress` is called with (entries applied, of how many)."""
     machine = StateMachine()
     load_snapshot(storage, machine)
+    last = storage.commit_index
     for entry in storage.replay():
         machine.apply(entry)
-        progress(entry.index, storage.commit_index)
+        progress(entry.index, last)
     return machine

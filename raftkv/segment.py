@@ -22,11 +22,12 @@ header alone says so, hence its own checksum; it also keeps the search short, wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-import google_crc32c
+from google_crc32c import extend as extend_checksum
+from google_crc32c import value as checksum_of
 
 from raftkv.log_storage import RESTORE, StorageError
 from raftkv.raft.types import Entry, EntryKind, LogPosition
@@ -42,9 +43,13 @@ HEADER_BYTES: Final = _SEGMENT.size + _CHECKSUM.size
 _FRAME_MAGIC: Final = b"\xf5RKV"
 _FRAME_START: Final = struct.Struct("<4sI")
 _FRAME: Final = struct.Struct("<IIIQQQ")
-_FRAME_BYTES: Final = _FRAME_START.size + _FRAME.size
+_START_BYTES: Final = _FRAME_START.size
+_FRAME_BYTES: Final = _START_BYTES + _FRAME.size
 _ENTRY: Final = struct.Struct("<QQIB")
+_ENTRY_BYTES: Final = _ENTRY.size
+_KIND_AT: Final = _ENTRY_BYTES - 1
 _PLACE: Final = struct.Struct("<Q16sQ")
+_CONFIGURATION: Final = int(EntryKind.CONFIGURATION)
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
 
 
@@ -75,13 +80,13 @@ class SegmentHeader:
             self.previous.index,
             self.previous.term,
         )
-        return header + _CHECKSUM.pack(google_crc32c.value(header))
+        return header + _CHECKSUM.pack(checksum_of(header))
 
 
 def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
     """What a segment's file begins with. Raises StorageError, which names the file."""
     header, checksum = data[: _SEGMENT.size], data[_SEGMENT.size : HEADER_BYTES]
-    if checksum != _CHECKSUM.pack(google_crc32c.value(header)):
+    if checksum != _CHECKSUM.pack(checksum_of(header)):
         raise damaged(path, 0, "this is not the header of a segment")
     magic, version, number, incarnation, first_batch, index, term = _SEGMENT.unpack(header)
     if magic != _SEGMENT_MAGIC or version not in READABLE_VERSIONS:
@@ -91,19 +96,21 @@ def decode_segment_header(data: bytes, path: str) -> SegmentHeader:
     return SegmentHeader(number, incarnation, first_batch, LogPosition(term, index), version)
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
+class FrameHeader(NamedTuple):
+    """As it stands in the file, but for its own checksum. A tuple, since a start makes two for each batch of the log: a
+    frozen dataclass takes three times as long."""
+
+    body_checksum: int
+    body_bytes: int
+    entries: int
+    """How many; at least one."""
     batch: int
     commit_index: int
     first_index: int
-    count: int
-    """Of entries; at least one."""
-    body_bytes: int
-    body_checksum: int
 
     @property
     def last_index(self) -> int:
-        return self.first_index + self.count - 1
+        return self.first_index + self.entries - 1
 
     @property
     def frame_bytes(self) -> int:
@@ -111,7 +118,7 @@ class FrameHeader:
 
 
 def _place_checksum(segment: SegmentHeader, offset: int) -> int:
-    checksum: int = google_crc32c.value(_PLACE.pack(segment.number, segment.incarnation, offset))
+    checksum: int = checksum_of(_PLACE.pack(segment.number, segment.incarnation, offset))
     return checksum
 
 
@@ -121,20 +128,19 @@ def encode_frame(
     """The frame of a batch that is to lie at `offset` of that segment. `entries` are consecutive."""
     table = [_ENTRY.pack(entry.term, entry.time_ms, len(entry.payload), entry.kind) for entry in entries]
     body = b"".join(table + [entry.payload for entry in entries])
-    header = FrameHeader(batch, commit_index, entries[0].index, len(entries), len(body), google_crc32c.value(body))
-    fields = _FRAME.pack(header.body_checksum, len(body), header.count, batch, commit_index, header.first_index)
-    checksum = google_crc32c.extend(_place_checksum(segment, offset), fields)
+    header = FrameHeader(checksum_of(body), len(body), len(entries), batch, commit_index, entries[0].index)
+    fields = _FRAME.pack(*header)
+    checksum = extend_checksum(_place_checksum(segment, offset), fields)
     return header, b"".join([_FRAME_START.pack(_FRAME_MAGIC, checksum), fields, body])
 
 
 def decode_frame_header(data: bytes, segment: SegmentHeader, offset: int, at: int) -> FrameHeader | None:
     """The header at `data[at:]`, which was read from `offset` of that segment; None if there is no valid one."""
-    start, fields = data[at : at + _FRAME_START.size], data[at + _FRAME_START.size : at + _FRAME_BYTES]
-    checksum = google_crc32c.extend(_place_checksum(segment, offset), fields)
-    if len(fields) < _FRAME.size or start != _FRAME_START.pack(_FRAME_MAGIC, checksum):
+    start, fields = data[at : (fields_at := at + _START_BYTES)], data[fields_at : at + _FRAME_BYTES]
+    checksum = extend_checksum(_place_checksum(segment, offset), fields)
+    if start != _FRAME_START.pack(_FRAME_MAGIC, checksum) or len(fields) < _FRAME.size:
         return None
-    body_checksum, body_bytes, count, batch, commit_index, first_index = _FRAME.unpack(fields)
-    return FrameHeader(batch, commit_index, first_index, count, body_bytes, body_checksum)
+    return FrameHeader._make(_FRAME.unpack(fields))
 
 
 def decode_frame(data: bytes, segment: SegmentHeader, offset: int, at: int) -> tuple[FrameHeader, bytes] | None:
@@ -143,8 +149,9 @@ def decode_frame(data: bytes, segment: SegmentHeader, offset: int, at: int) -> t
     header = decode_frame_header(data, segment, offset, at)
     if header is None:
         return None
-    body = data[at + _FRAME_BYTES : at + header.frame_bytes]
-    if len(body) != header.body_bytes or google_crc32c.value(body) != header.body_checksum:
+    body_checksum, body_bytes = header[:2]
+    body = data[(body_at := at + _FRAME_BYTES) : body_at + body_bytes]
+    if len(body) != body_bytes or checksum_of(body) != body_checksum:
         return None
     return header, body
 
@@ -163,21 +170,24 @@ def find_later_batch(data: bytes, segment: SegmentHeader, after: int, batch: int
     return None
 
 
-def terms_of(header: FrameHeader, body: bytes) -> Iterator[int]:
+def terms_of(header: FrameHeader, body: bytes) -> list[int]:
     """The terms of a frame's entries."""
-    return (term for term, _, _, _ in _ENTRY.iter_unpack(body[: header.count * _ENTRY.size]))
+    return [term for term, _, _, _ in _ENTRY.iter_unpack(body[: header.entries * _ENTRY_BYTES])]
 
 
 def configurations_of(header: FrameHeader, body: bytes) -> list[int]:
     """The indexes of those of a frame's entries that are configurations."""
-    table = _ENTRY.iter_unpack(body[: header.count * _ENTRY.size])
-    return [index for index, entry in enumerate(table, header.first_index) if entry[3] == EntryKind.CONFIGURATION]
+    kinds = body[_KIND_AT : header.entries * _ENTRY_BYTES : _ENTRY_BYTES]
+    if _CONFIGURATION not in kinds:
+        return []
+    return [index for index, kind in enumerate(kinds, header.first_index) if kind == _CONFIGURATION]
 
 
-def decode_entries(header: FrameHeader, body: bytes) -> Iterator[Entry]:
+def decode_entries(header: FrameHeader, body: bytes) -> list[Entry]:
     """The entries of a frame."""
-    offset = header.count * _ENTRY.size
-    table = body[:offset]
-    for index, (term, time_ms, length, kind) in enumerate(_ENTRY.iter_unpack(table), header.first_index):
-        yield Entry(index, term, _KINDS[kind], body[offset : offset + length], time_ms)
-        offset += length
+    end = header.entries * _ENTRY_BYTES
+    table = _ENTRY.iter_unpack(body[:end])
+    return [
+        Entry(index, term, _KINDS[kind], body[end : (end := end + length)], time_ms)
+        for index, (term, time_ms, length, kind) in enumerate(table, header.first_index)
+    ]

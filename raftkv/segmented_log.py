@@ -25,7 +25,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Final
 
 from raftkv.disk import Disk, File, disk_error, disk_errors, read_file, replace_file
@@ -231,11 +230,13 @@ class SegmentedLog:
         self._take_in(header, [entry.term for entry in entries], configurations)
 
     def _take_in(self, header: FrameHeader, terms: Iterable[int], configurations: Iterable[int]) -> None:
-        place = Place(self.last_segment, self._end, header.frame_bytes, header.first_index, header.last_index)
+        frame_bytes, commit_index = header.frame_bytes, header.commit_index
+        place = Place(self.last_segment, self._end, frame_bytes, header.first_index, header.last_index)
         self.index.append(place, terms, configurations)
-        self.commit_index = max(self.commit_index, header.commit_index)
+        if commit_index > self.commit_index:
+            self.commit_index = commit_index
         self._last_batch = header.batch
-        self._end = place.end
+        self._end += frame_bytes
 
     def _next_segment(self) -> SegmentHeader:
         previous = LogPosition(self.index.last_term, self.index.last_index)
@@ -275,7 +276,7 @@ class SegmentedLog:
                 if frame is None:
                     raise damaged(self.path(number), place.offset, f"entry {place.first} can't be read any more")
                 skipped = place.first - frame[0].first_index
-                yield from islice(decode_entries(*frame), skipped, skipped + place.last - place.first + 1)
+                yield from decode_entries(*frame)[skipped : skipped + place.last - place.first + 1]
 
     def _open(self, number: int) -> File:
         if number == self.last_segment and self._writer is not None:
@@ -302,11 +303,15 @@ class SegmentedLog:
 def _chunks(places: Iterable[Place], chunk_bytes: int) -> Iterator[list[Place]]:
     """Group places that one read can fetch: next to each other, and together not above `chunk_bytes` if several."""
     chunk: list[Place] = []
+    segment = start = end = 0
+    """Of the chunk, in which segment and from where to where."""
     for place in places:
-        adjoins = chunk and (place.segment, place.offset) == (chunk[-1].segment, chunk[-1].end)
-        if chunk and not (adjoins and place.end - chunk[0].offset <= chunk_bytes):
-            yield chunk
-            chunk = []
+        adjoins = place.offset == end and place.segment == segment
+        end = place.offset + place.frame_bytes
+        if not adjoins or end - start > chunk_bytes:
+            if chunk:
+                yield chunk
+            chunk, segment, start = [], place.segment, place.offset
         chunk.append(place)
     if chunk:
         yield chunk

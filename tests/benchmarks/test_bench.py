@@ -14,18 +14,27 @@ import threading
 import time
 from array import array
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import bars, machine, report, work
+from benchmarks.long_log import lengthen
 from benchmarks.loops import Futures, Load, OpenLoop, Tasks, Threads, due_by, intended_at
 from benchmarks.plan import Have, Phase, cluster_of, full, in_turn, max_ops, only, quick, rounds_of, warm_up
 from benchmarks.rows import OPEN, Case, Round, Row, best_twin, find, percentile, pool
-from benchmarks.runner import latencies_of
+from benchmarks.runner import Failure, latencies_of
+from benchmarks.singles import start_on_log
 from benchmarks.work import Order, Record
+from raftkv.kv import StateMachine
+from raftkv.operations import Status, TermSettings, encode_settings
+from raftkv.raft.types import Entry, EntryKind, HardState
+from raftkv.storage import Storage
+from raftkv.wire import raft_pb2 as wire
 from tests.support.processes import ROOT, wait_until
 
 EVERYTHING = Have(etcd=True, go=True, pysyncobj=True)
@@ -453,7 +462,7 @@ ALL_MET = [
     row("grpcio", "echo", "unary", 64, 5_000, members=1),
     row("ours", "set", "stream", 1000, 72_000, members=5),
     row("ours", "set", "stream", 0, 60_000, p50=10.0, mode=OPEN),
-    row("ours", "replay", "stream", 0, 300_000, members=1, writes=1_000_000, seconds=3.3),
+    row("ours", "replay", "stream", 0, 300_000, members=1, writes=1_000_000, entries=2000, seconds=3.3),
     row("ours", "memory", "stream", 0, 0, keys=1_000_000, mb_per_node=450.0, mb={"leader": 450.0}),
 ]
 
@@ -506,6 +515,43 @@ def test_an_open_loops_row_is_not_taken_for_a_closed_ones() -> None:
     found = find(ALL_MET, work="set", system="ours", mode=OPEN)
     assert found is not None
     assert found["mode"] == OPEN
+
+
+# ---- what is measured once -------------------------------------------------------------------------------------------
+
+
+def test_a_long_log_is_what_a_client_that_writes_one_by_one_leaves(tmp_path: Path) -> None:
+    directory, members = tmp_path / "node-1", {1: "127.0.0.1:1"}
+    settings = TermSettings(b"c" * 16, max_sessions=10, session_timeout_ms=1000, max_unanswered=10)
+    with closing(Storage(directory, member_id=1, members=members)) as storage:
+        first = Entry(1, 1, EntryKind.NO_OP, encode_settings(settings), time_ms=5)
+        storage.persist(HardState(term=1, voted_for=1), [first], 0)
+    last = lengthen(directory, 1, members[1], 50, "single")
+    with closing(Storage(directory, member_id=1, members=members)) as storage:
+        assert (storage.last_index(), storage.commit_index) == (last, last - 1) == (52, 51)
+        machine = StateMachine()
+        results = [machine.apply(entry) for entry in storage.entries(1, last, 10**6)]
+    assert [result.status for [result] in results[1:]] == [Status.DONE] * 51
+    assert [machine.get(work.key("single", i)) for i in range(50)] == [work.value("single", 100)] * 50
+
+
+def test_a_start_from_a_snapshot_is_not_taken_for_a_replay() -> None:
+    class Node:
+        id, output = 1, "node 1 ready"
+        snapshot_index = 0
+
+        def start(self, wait: bool) -> None: ...
+
+        def status(self, timeout: float) -> wire.StatusReply:
+            return wire.StatusReply(serving=True, applied_index=2000, snapshot_index=self.snapshot_index)
+
+    node = Node()
+    system: Any = SimpleNamespace(cluster={1: node})
+    started = start_on_log(system, 2000, 1_000_000)
+    assert (started["writes"], started["entries"]) == (1_000_000, 2000)
+    node.snapshot_index = 550
+    with pytest.raises(Failure, match="550 entries"):
+        start_on_log(system, 2000, 1_000_000)
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -577,7 +623,11 @@ def test_a_short_run_measures_and_finds_every_acknowledged_write_again(tmp_path:
     assert killed is not None
     assert killed["acknowledged"] > 0
     assert killed["missing"] == 0
-    assert {"replay", "memory"} <= {found["work"] for found in rows}
+    assert {"replay", "replay of single writes", "memory"} <= {found["work"] for found in rows}
+    single = find(rows, work="replay of single writes")
+    assert single is not None
+    assert single["entries"] > single["writes"] == 200
+    assert "200 writes in 20" in done.stdout, "entries: one for each, and what a leader and a session take"
     assert "not measured" in done.stdout
     assert report.BEGIN in (tmp_path / "run.md").read_text()
     assert not list((tmp_path / "data").glob("bench-?*/member*")), "the members' data are removed"

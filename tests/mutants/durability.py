@@ -253,7 +253,7 @@ DURABILITY = [
     Mutant(
         "a body's checksum is not looked at",
         (11,),
-        (Patch(_SEGMENT, "decode_frame", "google_crc32c.value(body) != header.body_checksum", "False"),),
+        (Patch(_SEGMENT, "decode_frame", "checksum_of(body) != body_checksum", "False"),),
         _RECOVERY,
     ),
     Mutant(
