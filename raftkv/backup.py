@@ -20,9 +20,10 @@ from typing import Any, Final, Protocol
 import google_crc32c
 import grpc
 
+from raftkv.bounds import Refusal
 from raftkv.log_storage import SnapshotReader, StorageError
 from raftkv.replica import Input, NotLeader, Query, Served
-from raftkv.service import Refusal, WaitingCaller
+from raftkv.service import WaitingCaller
 from raftkv.snapshots import SnapshotWanted
 from raftkv.wire import raft_pb2 as wire
 

@@ -12,10 +12,11 @@ from typing import Final
 
 import grpc
 
+from raftkv.bounds import Refusal
 from raftkv.config import ConfigError, parse_members
 from raftkv.raft.configuration import Add, Change, Remove
 from raftkv.replica import Applied, ConfigurationChange, NotLeader, Refused, Unknown
-from raftkv.service import Refusal, Service, WaitingCaller, invalid, remaining_time
+from raftkv.service import Service, WaitingCaller, invalid, remaining_time
 from raftkv.wire import raft_pb2 as wire
 
 _UNKNOWN: Final = "the change may have been made: MEMBERS tells"

@@ -1,9 +1,10 @@
 """A client's stream of requests, at the server: theory of operation.
 
 A stream carries many operations in one message, and its answers in any order. One thread belongs to it: it reads
-requests and hands them to the replica. Answers are sent by whoever has them, without waiting. A request is read only
-when few enough are unanswered or unsent, so that a client that does not read its answers can't make the node grow; and
-what waits for a quorum is bounded as it is for all clients.
+requests and hands them to the replica. Answers are sent by whoever has them, without waiting. A request is taken only
+when few enough are unanswered, and few enough bytes of answers unsent, so that a client that does not read its answers
+can't make the node grow. What waits for a quorum, and what is unsent, is bounded for all clients together (bounds.py);
+room for the values of a read is taken before they are copied.
 
 Writes are proposed in the order in which they were sent, and none may overtake an earlier one. So once a write has not
 been carried out (not the leader any more, no room) the stream takes no further ones, and those that are under way are
@@ -16,40 +17,54 @@ RESOURCE_EXHAUSTED, and FAILED_PRECONDITION, which says that this member does no
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from raftkv.kv import StateMachine, keys_with_prefix
+from raftkv.bounds import MAX_UNSENT_OF_STREAM, SMALL_ANSWER_BYTES, Refusal
+from raftkv.kv import Found, StateMachine, keys_with_prefix
 from raftkv.operations import REFUSED, Result, decode_batch, encode_operations
 from raftkv.raft.types import EntryKind, Proposal
 from raftkv.replica import Applied, NotLeader, Outcome, Query, Refused, Unknown, Write
-from raftkv.service import Aside, Refusal, Service, invalid
+from raftkv.service import Aside, Service, count_keys, invalid
 from raftkv.wire import raft_pb2 as wire
 
 MAX_UNANSWERED_REQUESTS: Final = 64
 """Of one stream. A client needs few: what waits in it goes into the next one."""
 
 MISSING, FOUND, ASK_AGAIN = 0, 1, 2
-"""What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already."""
+"""What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already, or too many
+answers are unsent."""
+
+_WAIT_FOR_ROOM: Final = 1.0
+"""Seconds that a stream's thread waits for room for the values of a read, before that is refused."""
 
 
 class ClientStream:
     """One stream. `read` takes its requests to their end."""
 
-    def __init__(self, service: Service, send: Callable[[bytes], None], end: Callable[[], object]) -> None:
+    def __init__(
+        self, service: Service, send: Callable[[bytes], None], end: Callable[[], object], cancel: Callable[[], object]
+    ) -> None:
         """`send` sends an answer without waiting; `sent` is to be called when it is on its way. `end` ends the call
-        from this side; it is called when the stream has been closed and everything is answered."""
+        from this side; it is called when the stream has been closed and everything is answered. `cancel` breaks it
+        off."""
         self.is_broken = False
         """A write has not been carried out; no later one may be. Only ever set."""
         self._service = service
         self._send = send
         self._end = end
+        self._cancel = cancel
         self._changed = threading.Condition()  # guards the rest
         self._unsent = 0
         """Requests that have been taken and whose answers are not on their way."""
+        self._unsent_bytes = 0
+        """Of answers. As many are this stream's part of `AnswerBudget`."""
+        self._stands_since = 0.0
+        """When an answer was last on its way, or the first of those that are unsent was made."""
         self._is_closing = False
         """No more requests are taken."""
         self._is_closed = False
@@ -58,6 +73,13 @@ class ClientStream:
 
     def read(self, requests: Iterator[bytes]) -> None:
         """Take requests until there are no more or the stream is closed, and wait until their answers are sent."""
+        self._service.answers.watch(self)
+        try:
+            self._read(requests)
+        finally:
+            self._service.answers.forget(self)
+
+    def _read(self, requests: Iterator[bytes]) -> None:
         try:
             for data in requests:
                 if not self._make_room():
@@ -69,12 +91,16 @@ class ClientStream:
             self._is_closing = True
             self._changed.wait_for(lambda: self._has_gone or not self._unsent)
 
-    def sent(self) -> None:
-        """An answer is on its way."""
+    def sent(self, size: int) -> None:
+        """An answer of so many bytes is on its way, or never will be."""
         with self._changed:
             self._unsent -= 1
+            size = 0 if self._has_gone else size  # `vanish` has given it back
+            self._unsent_bytes -= size
+            self._stands_since = time.monotonic()
             self._changed.notify_all()
             is_over = self._is_closed and not self._unsent
+        self._service.answers.give_back(size)
         if is_over:
             self._end()
 
@@ -92,10 +118,27 @@ class ClientStream:
         self.is_broken = True
         with self._changed:
             self._is_closing = self._has_gone = True
+            size, self._unsent_bytes = self._unsent_bytes, 0
             self._changed.notify_all()
+        self._service.answers.give_back(size)
 
-    def answer(self, reply: wire.ClientReply) -> None:
-        self._send(reply.SerializeToString())
+    def is_stuck(self, since: float) -> bool:
+        with self._changed:
+            return bool(self._unsent_bytes) and self._stands_since < since
+
+    def disconnect(self) -> None:
+        self._cancel()
+
+    def answer(self, reply: wire.ClientReply, taken: int = 0) -> None:
+        """Send an answer, for which so many bytes have been taken of the budget."""
+        data = reply.SerializeToString()
+        with self._changed:
+            size = 0 if self._has_gone else len(data)
+            if not self._unsent_bytes:
+                self._stands_since = time.monotonic()
+            self._unsent_bytes += size
+        self._service.answers.count(size - taken)
+        self._send(data)
 
     def announce(self, members: Sequence[wire.Member]) -> None:
         """Tell the client of new members and addresses: when those it knows are gone, it can't ask any more."""
@@ -111,9 +154,16 @@ class ClientStream:
     def _make_room(self) -> bool:
         """Wait until one more request may be taken. Whether any may be."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closing or self._unsent < MAX_UNANSWERED_REQUESTS)
+            self._changed.wait_for(
+                lambda: self._is_closing or (self._unsent < MAX_UNANSWERED_REQUESTS and not self._is_full())
+            )
             self._unsent += not self._is_closing
             return not self._is_closing
+
+    def _is_full(self) -> bool:
+        """Whether the client has to read first what there is for it. May end by itself; else when something is sent."""
+        unsent = self._unsent_bytes
+        return unsent >= SMALL_ANSWER_BYTES and (unsent >= MAX_UNSENT_OF_STREAM or self._service.answers.is_short)
 
     def give_back(self, size: int) -> None:
         """What was taken of the service's budget."""
@@ -148,43 +198,45 @@ class ClientStream:
         if refused:
             batch = _without(batch, refused)
 
-        def finish(results: Sequence[Result]) -> wire.ClientReply:
-            return _results(id, results, refused)
+        def finish(results: Sequence[Result]) -> None:
+            self.answer(_results(id, results, refused))
 
         if batch:
             caller = _Caller(self, id, self._service.budget.take(len(batch)), finish, is_write=True)
             self._service.host.bring(Write(Proposal(EntryKind.BATCH, batch), caller))
         else:
-            self.answer(finish([]))
+            finish([])
 
     def _read_keys(self, id: int, keys: Sequence[bytes], size: int) -> None:
         refused = self._service.limits.check_keys(keys)
-        values = self._service.host.read_under_lease(keys)
-        if values is not None:
-            self.answer(_values(id, len(keys), values, refused))
+
+        def finish(found: Found, patience: float = 0.0) -> None:
+            if self._is_full():  # other requests have been answered since this one was taken
+                found = Found([], 0)
+            self._service.answers.take(found.size, patience)
+            self.answer(_values(id, len(keys), found.values(), refused), found.size)
+
+        found = self._service.host.read_under_lease(keys)
+        if found is not None:
+            finish(found, _WAIT_FOR_ROOM)
         else:
-            self._query(
-                id,
-                lambda machine: machine.get_each(keys),
-                lambda values: _values(id, len(keys), values, refused),
-                size,
-            )
+            self._query(id, lambda machine: machine.find_each(keys), finish, size)
 
     def _list_keys(self, id: int, prefix: bytes) -> None:
+        def finish(all_keys: Sequence[bytes]) -> None:
+            keys = keys_with_prefix(all_keys, prefix)
+            size = count_keys(keys)
+            self._service.answers.take(size)
+            self.answer(wire.ClientReply(id=id, values=keys), size)
+
         # Searched and sorted aside: many keys and callers would hold the turn for too long.
-        self._query(
-            id,
-            StateMachine.all_keys,
-            lambda keys: wire.ClientReply(id=id, values=keys_with_prefix(keys, prefix)),
-            len(prefix),
-            self._service.aside,
-        )
+        self._query(id, StateMachine.all_keys, finish, len(prefix), self._service.aside)
 
     def _query(
         self,
         id: int,
         read: Callable[[StateMachine], Any],
-        finish: Callable[[Any], wire.ClientReply],
+        finish: Callable[[Any], None],
         size: int,
         aside: Aside | None = None,
     ) -> None:
@@ -202,11 +254,12 @@ class _Caller:
         stream: ClientStream,
         id: int,
         size: int,
-        finish: Callable[[Any], wire.ClientReply],
+        finish: Callable[[Any], None],
         is_write: bool,
         aside: Aside | None = None,
     ) -> None:
-        """`finish` makes the reply out of a write's results or a query's value; in another thread, with `aside`."""
+        """`finish` gets a write's results or a query's value, and answers or raises Refusal; in another thread, with
+        `aside`."""
         self._stream = stream
         self._id = id
         self._size = size
@@ -234,7 +287,10 @@ class _Caller:
             stream.refuse(self._id, grpc.StatusCode.FAILED_PRECONDITION, "does not lead any more")
         else:
             assert not isinstance(outcome, Refused), "no stream asks for changes of the configuration"
-            stream.answer(self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value))
+            try:
+                self._finish(outcome.results if isinstance(outcome, Applied) else outcome.value)
+            except Refusal as refusal:
+                stream.refuse(self._id, refusal.code, refusal.details)
 
 
 # ---- batches and answers ---------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class NodeConfig:
     # Waiting clients
     max_waiting_calls: int = _setting(1000, 1, 1_000_000, "calls")
     max_waiting_bytes: int = _setting(64 * _MIB, 64, 1024 * 1024 * _MIB, "bytes")
+    max_unsent_bytes: int = _setting(256 * _MIB, _MIB, 1024 * 1024 * _MIB, "bytes")
     call_timeout: float = _setting(5.0, 0.01, 3600, "seconds")
     max_client_streams: int = _setting(500, 1, 10_000, "streams")
     client_threads: int = _setting(8, 1, 1024, "threads")

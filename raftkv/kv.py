@@ -174,6 +174,21 @@ MAX_READ_BYTES: Final = 8 << 20
 """Of the values that one read of many keys gives."""
 
 
+class Found(NamedTuple):
+    """What there was of some keys, as the state machine has it: a value takes no memory until it is copied, and may be
+    too large for that just now."""
+
+    records: list[bytes | None]
+    """A key's revisions and value; None where there is no such key."""
+    size: int
+    """Bytes of the values."""
+
+    def values(self) -> list[bytes | None]:
+        """Copies of the values; None for a key that does not exist."""
+        begin = _REVISIONS.size
+        return [None if record is None else record[begin:] for record in self.records]
+
+
 def keys_with_prefix(keys: Iterable[bytes], prefix: bytes) -> list[bytes]:
     """Those of the keys that begin with `prefix`, sorted."""
     return sorted(key for key in keys if key.startswith(prefix))
@@ -226,23 +241,28 @@ class StateMachine:
 
     def get(self, key: bytes) -> bytes | None:
         """The key's value, None if there is no such key. Safe from any thread."""
-        record = self._records.get(key)
+        record = self.find(key)
         return None if record is None else record[_REVISIONS.size :]
 
-    def get_each(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The values of the keys, each as `get` gives it; of the first ones only, but at least one that exists, if they
-        have more than MAX_READ_BYTES together. Safe from any thread, and then no picture of one moment."""
-        values: list[bytes | None] = []
+    def find(self, key: bytes) -> bytes | None:
+        """The key's revisions and value as they are kept, not copied; None if there is no such key. From any thread."""
+        return self._records.get(key)
+
+    def find_each(self, keys: Iterable[bytes]) -> Found:
+        """What the keys have; of the first ones only, but at least one that exists, if the values have more than
+        MAX_READ_BYTES together. Copies none. Safe from any thread, and then no picture of one moment."""
+        records: list[bytes | None] = []
         size = 0
-        get = self.get
+        find, overhead = self.find, _REVISIONS.size
         for key in keys:
-            value = get(key)
-            if value is not None:
-                size += len(value)
-                if size > MAX_READ_BYTES and size > len(value):
+            record = find(key)
+            if record is not None:
+                length = len(record) - overhead
+                if size and size + length > MAX_READ_BYTES:
                     break
-            values.append(value)
-        return values
+                size += length
+            records.append(record)
+        return Found(records, size)
 
     def record(self, key: bytes) -> Record | None:
         """The key's value and revisions, None if there is no such key. Safe from any thread."""

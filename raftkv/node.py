@@ -39,7 +39,7 @@ from typing import Final
 from raftkv import clock
 from raftkv.backup import Backups
 from raftkv.config import NodeConfig
-from raftkv.kv import StateMachine
+from raftkv.kv import Found, StateMachine
 from raftkv.log_storage import LogStorage, SnapshotReader
 from raftkv.operations import Operation
 from raftkv.peers import Peers
@@ -185,7 +185,7 @@ class RaftNode:
         """Hand an input to the replica for another thread to work on. From any thread."""
         self._turn.leave(item)
 
-    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+    def read_under_lease(self, keys: Sequence[bytes]) -> Found | None:
         return self._replica.read_under_lease(keys, self._now)
 
     def status(self) -> Status:

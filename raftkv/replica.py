@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raftkv.kv import FrozenState, StateMachine
+from raftkv.kv import Found, FrozenState, StateMachine
 from raftkv.log_storage import LogStorage, SnapshotWriter
 from raftkv.operations import Operation, Result
 from raftkv.raft import core
@@ -417,10 +417,10 @@ class Replica:
 
     # ---- reads without the turn --------------------------------------------------------------------------------------
 
-    def read_under_lease(self, keys: Sequence[bytes], clock: Callable[[], float]) -> list[bytes | None] | None:
+    def read_under_lease(self, keys: Sequence[bytes], clock: Callable[[], float]) -> Found | None:
         """Read keys under the leader's lease, from any thread and without the turn; None: `Query` has to be asked. Each
-        key is a read by itself: together they are no picture of one moment. As with `StateMachine.get_each`, the values
-        of the last keys are left out if there would be too much.
+        key is a read by itself: together they are no picture of one moment. As with `StateMachine.find_each`, the last
+        keys are left out if there would be too much.
 
         The lease is looked at before *and* after: this thread may be stopped for any length of time in between, and the
         turn may meanwhile have stepped down (hazard 60).
@@ -431,11 +431,11 @@ class Replica:
         # Of what was committed when the read arrived, nothing may be missing.
         if self.machine.applied_index < self.raft.committed_index:
             return None
-        values = self.machine.get_each(keys)
+        found = self.machine.find_each(keys)
         still = self.raft.lease
         if still is None or still.term != lease.term or not still.is_valid(clock()):
             return None
-        return values
+        return found
 
     def lacks_room_for(self, operation: Operation) -> bool:
         """Whether this member leads, and the operation would come to nothing for want of space as the state is now.

@@ -34,9 +34,10 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from raftkv.backup import MAX_BACKUPS, Backups
+from raftkv.bounds import AnswerBudget, Refusal
 from raftkv.change_membership import change_membership
 from raftkv.client_stream import ClientStream
-from raftkv.service import Refusal, Service
+from raftkv.service import Service
 from raftkv.streams import Answers, Exchange, receive_once
 from raftkv.wire import raft_pb2 as wire
 
@@ -375,13 +376,13 @@ class Server:
     def _client_stream(self, service: Service) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             if Answers.are_possible(context):
-                answers = Answers(context, lambda: stream.sent())
-                stream = ClientStream(service, answers.send, context.cancel)
+                answers = Answers(context, lambda size: stream.sent(size))
+                stream = ClientStream(service, answers.send, context.cancel, context.cancel)
                 self._read_stream(stream, requests, context)
                 return
             # As gRPC promises it: one thread reads, another sends.
             queue: SimpleQueue[bytes | None] = SimpleQueue()
-            stream = ClientStream(service, queue.put, lambda: queue.put(None))
+            stream = ClientStream(service, queue.put, lambda: queue.put(None), context.cancel)
 
             def read() -> None:
                 self._read_stream(stream, requests, context)
@@ -390,7 +391,7 @@ class Server:
             threading.Thread(target=read, name="stream", daemon=True).start()
             while (data := queue.get()) is not None:
                 yield data
-                stream.sent()
+                stream.sent(len(data))
 
         return grpc.stream_stream_rpc_method_handler(_in_pool(self._stream_pool, answer))
 
@@ -408,12 +409,17 @@ class Server:
         with a stream of answers, since gRPC lets its method return before it is answered."""
 
         def begin(data: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-            if not context.add_callback(self._client_pool.end):
+            response = _Response(context, send, service.answers)
+
+            def end() -> None:
+                response.ended()
+                self._client_pool.end()
+
+            if not context.add_callback(end):
                 return  # the client has gone
             self._client_pool.keep()
-            response = _Response(context, send)
             try:
-                service.serve_client(wire.ServeClientRequest.FromString(data), context, response.respond)
+                service.serve_client(wire.ServeClientRequest.FromString(data), context, response)
             except DecodeError:
                 response.respond(Refusal(grpc.StatusCode.INVALID_ARGUMENT, "not a ServeClientRequest"))
             except Refusal as refusal:
@@ -430,11 +436,44 @@ class Server:
 class _Response:
     """The answer to a call whose method has returned. gRPC's `send` for such calls waits until the message is on its
     way, which whoever holds the turn must not; so the answer and the status leave together, as they do for a unary
-    call, through the function that gRPC itself has for that. Where it is missing, `send` has to do."""
+    call, through the function that gRPC itself has for that. Where it is missing, `send` has to do.
 
-    def __init__(self, context: Any, send: Callable[[bytes | None], None]) -> None:
+    What it has taken of the budget it gives back when gRPC is done with the call: when the last byte has been sent, or
+    never will be."""
+
+    def __init__(self, context: Any, send: Callable[[bytes | None], None], budget: AnswerBudget) -> None:
         self._context = context
         self._send = send
+        self._budget = budget
+        self._lock = threading.Lock()  # guards the rest
+        self._taken = 0
+        self._since = 0.0
+        """When it was taken."""
+        self._has_ended = False
+
+    def admit(self, size: int) -> None:
+        """So many bytes are about to be copied for the answer; at most once. Raises Refusal."""
+        self._budget.take(size)
+        with self._lock:
+            if not self._has_ended:
+                self._taken, self._since = size, time.monotonic()
+                self._budget.watch(self)
+                return
+        self._budget.give_back(size)
+
+    def ended(self) -> None:
+        """gRPC is done with the call."""
+        with self._lock:
+            self._has_ended = True
+            size, self._taken = self._taken, 0
+            self._budget.forget(self)
+        self._budget.give_back(size)
+
+    def is_stuck(self, since: float) -> bool:
+        return bool(self._taken) and self._since < since
+
+    def disconnect(self) -> None:
+        self._context.cancel()
 
     def respond(self, outcome: wire.ServeClientReply | Refusal) -> None:
         """Answer; once. Does nothing if the client has gone."""

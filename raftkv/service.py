@@ -7,7 +7,8 @@ come in time or can't be known any more, a status that means *unknown* (UNAVAILA
 
 The methods run in the threads of server.py and take the turn if it is free (turn.py). No thread waits for a client's
 write: whoever holds the turn when it has been applied sends the answer. What waits to be committed is bounded in bytes,
-and refused before it is proposed (hazard 50). Streams of a client's requests are in client_stream.py.
+and refused before it is proposed (hazard 50); and so are answers that are not sent, before their values are copied
+(bounds.py). Streams of a client's requests are in client_stream.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import grpc
 
 from raftkv import __version__, transport
-from raftkv.kv import StateMachine, keys_with_prefix
+from raftkv.bounds import AnswerBudget, ByteBudget, Refusal
+from raftkv.kv import Found, StateMachine, keys_with_prefix
 from raftkv.operations import (
     NO_SPACE_TEXT,
     Code,
@@ -74,6 +76,8 @@ class ServiceLimits:
     max_batch_operations: int
     max_waiting_bytes: int
     """Of what has been handed to the replica and is not answered yet."""
+    max_unsent_bytes: int
+    """Of answers that are not sent."""
     call_timeout: float
     """For a client's call that has no deadline of its own."""
     peer_timeout: float
@@ -144,7 +148,7 @@ class Host(Protocol):
     def leave(self, item: Input) -> None:
         """The same, for another thread to work on."""
 
-    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None: ...
+    def read_under_lease(self, keys: Sequence[bytes]) -> Found | None: ...
 
     def status(self) -> ReplicaStatus: ...
 
@@ -185,15 +189,6 @@ def members_to_wire(membership: Membership, configuration: Configuration) -> lis
         )
         for id, address in sorted(membership.addresses.items())
     ]
-
-
-class Refusal(Exception):
-    """A call that ends with a status other than OK."""
-
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.code = code
-        self.details = details
 
 
 def _no_space() -> Refusal:
@@ -237,39 +232,18 @@ class WaitingCaller:
         self.slot.answer(outcome)
 
 
-_LEAST_BYTES: Final = 512
-"""What a call takes that waits, however short it is."""
-
-
-class ByteBudget:
-    """A bound on the bytes of what waits for the replica."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._lock = threading.Lock()
-
-    def take(self, payload_bytes: int) -> int:
-        """Make room; what is to be given back. Raises Refusal if there is none."""
-        amount = max(payload_bytes, _LEAST_BYTES)
-        with self._lock:
-            if self._used + amount <= self._limit:
-                self._used += amount
-                return amount
-        raise Refusal(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "too much waits for a quorum (MAX_WAITING_BYTES); nothing has been done: try again later",
-        )
-
-    def give_back(self, amount: int) -> None:
-        with self._lock:
-            self._used -= amount
-
-
 # ---- calls that wait -------------------------------------------------------------------------------------------------
 
-Respond = Callable[["wire.ServeClientReply | Refusal"], None]
-"""Answers a client's call: once, from any thread, without waiting."""
+
+class Response(Protocol):
+    """The answer to a client's call, which is yet to be made. From any thread, without waiting."""
+
+    def admit(self, size: int) -> None:
+        """So many bytes are about to be copied for it. Raises Refusal."""
+
+    def respond(self, outcome: wire.ServeClientReply | Refusal) -> None:
+        """Answer; once."""
+
 
 Finish = Callable[[Any], wire.ServeClientReply]
 """Makes the reply out of a write's results, or of what a query has read. May raise Refusal."""
@@ -288,13 +262,13 @@ class _Pending:
     __slots__ = ("_answered", "_aside", "_finish", "_meaning", "_respond", "_service", "_size")
 
     def __init__(
-        self, service: Service, size: int, respond: Respond, finish: Finish, meaning: str, aside: Aside | None
+        self, service: Service, size: int, response: Response, finish: Finish, meaning: str, aside: Aside | None
     ) -> None:
         """`meaning` is what it means for the client if there is no answer. `aside` finishes it in another thread."""
         self._service = service
         self._aside = aside
         self._size = size
-        self._respond = respond
+        self._respond = response.respond
         self._finish = finish
         self._meaning = meaning
         self._answered = threading.Lock()
@@ -333,11 +307,13 @@ class _Pending:
 
 
 class _Overdue:
-    """Ends calls after a time that is the same for all of them. A thread of its own: the one that holds the turn may be
-    waiting for a disk that hangs."""
+    """Ends calls after a time that is the same for all of them; and those whose client has taken nothing of the answer
+    for so long, while others need the room. A thread of its own: the one that holds the turn may be waiting for a disk
+    that hangs."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, answers: AnswerBudget) -> None:
         self._seconds = seconds
+        self._answers = answers
         self._calls: deque[tuple[float, _Pending]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="overdue", daemon=True)
@@ -356,6 +332,7 @@ class _Overdue:
             now = time.monotonic()
             while self._calls and (self._calls[0][0] <= now or not self._calls[0][1].is_wanted()):
                 self._calls.popleft()[1].expire()
+            self._answers.disconnect_stuck(now - self._seconds)
 
 
 # ---- the service -----------------------------------------------------------------------------------------------------
@@ -369,9 +346,10 @@ class Service:
         self.host = host
         self.limits = limits
         self.budget = ByteBudget(limits.max_waiting_bytes)
+        self.answers = AnswerBudget(limits.max_unsent_bytes)
         self.aside = aside
         self._receiver = receiver
-        self._overdue = _Overdue(limits.call_timeout)
+        self._overdue = _Overdue(limits.call_timeout, self.answers)
         self._peer_calls: dict[int, Callable[[Reply], None]] = {}
         """By the number that the request took with it. Single operations on a dict are atomic."""
         self._call_numbers = itertools.count(1)
@@ -500,19 +478,19 @@ class Service:
 
     # ---- clients -----------------------------------------------------------------------------------------------------
 
-    def serve_client(self, request: wire.ServeClientRequest, context: grpc.ServicerContext, respond: Respond) -> None:
+    def serve_client(self, request: wire.ServeClientRequest, context: grpc.ServicerContext, response: Response) -> None:
         """Begin to carry out a client's request. What can be refused at once is raised; every other answer goes to
-        `respond`."""
+        `response`."""
         forms = [bool(request.request), bool(request.batch), request.HasField("get"), request.HasField("keys")]
         if sum(forms) != 1:
             raise invalid("a request has exactly one of the fields request, batch, get and keys, and it is not empty")
-        call = _Begun(respond, has_deadline=remaining_time(context) is not None)
+        call = _Begun(response, has_deadline=remaining_time(context) is not None)
         if request.batch:
             self._serve_batch(request.batch, call)
         elif request.HasField("get"):
             self._read_key(request.get, call, lambda value: self._done(values=[] if value is None else [value]))
         elif request.HasField("keys"):
-            self._read_keys(request.keys, call, lambda keys: self._done(values=keys))
+            self._list_keys(request.keys, call, lambda keys: self._done(values=keys))
         else:
             self._serve_text(request.request, call)
 
@@ -581,7 +559,7 @@ class Service:
         elif command.upper() == "GET":
             self._serve_text_get(rest, call)
         elif command.upper() == "KEYS":
-            self._read_keys(
+            self._list_keys(
                 rest.encode(),
                 call,
                 lambda keys: self._done(data="\n".join(_as_text(key, "a key", "keys") for key in keys)),
@@ -612,7 +590,7 @@ class Service:
         if key == RESERVED_WORD:
             leader_id = self.host.status().leader_id
             address = self.host.membership.addresses.get(leader_id, "")
-            call.respond(
+            call.response.respond(
                 wire.ServeClientReply(
                     success=bool(leader_id), data=address, leader_id=leader_id, leader_address=address
                 )
@@ -634,16 +612,25 @@ class Service:
         self.host.bring(Write(proposal, self._pend(len(proposal.payload), call, finish, _WRITE_UNKNOWN)))
 
     def _read_key(self, key: bytes, call: _Begun, finish: Finish) -> None:
-        self.limits.check_key(key)
-        values = self.host.read_under_lease([key])
-        if values is not None:
-            call.respond(finish(values[0]))
-        else:
-            self._query(lambda machine: machine.get(key), call, finish)
+        def finish_found(found: Found) -> wire.ServeClientReply:
+            call.response.admit(found.size)
+            return finish(found.values()[0])
 
-    def _read_keys(self, prefix: bytes, call: _Begun, finish: Finish) -> None:
+        self.limits.check_key(key)
+        found = self.host.read_under_lease([key])
+        if found is not None:
+            call.response.respond(finish_found(found))
+        else:
+            self._query(lambda machine: machine.find_each([key]), call, finish_found)
+
+    def _list_keys(self, prefix: bytes, call: _Begun, finish: Finish) -> None:
+        def finish_all(all_keys: Sequence[bytes]) -> wire.ServeClientReply:
+            keys = keys_with_prefix(all_keys, prefix)
+            call.response.admit(count_keys(keys))
+            return finish(keys)
+
         # Searched and sorted aside: many keys and callers would hold the turn for too long.
-        self._query(StateMachine.all_keys, call, lambda keys: finish(keys_with_prefix(keys, prefix)), self.aside)
+        self._query(StateMachine.all_keys, call, finish_all, self.aside)
 
     def _query(
         self, read: Callable[[StateMachine], Any], call: _Begun, finish: Finish, aside: Aside | None = None
@@ -653,7 +640,7 @@ class Service:
     def _pend(
         self, payload_bytes: int, call: _Begun, finish: Finish, meaning: str, aside: Aside | None = None
     ) -> _Pending:
-        pending = _Pending(self, self.budget.take(payload_bytes), call.respond, finish, meaning, aside)
+        pending = _Pending(self, self.budget.take(payload_bytes), call.response, finish, meaning, aside)
         if not call.has_deadline:
             self._overdue.watch(pending)
         return pending
@@ -682,7 +669,7 @@ class Service:
 class _Begun(NamedTuple):
     """A client's call before it waits for anything."""
 
-    respond: Respond
+    response: Response
     has_deadline: bool
 
 
@@ -694,6 +681,15 @@ def remaining_time(context: grpc.ServicerContext) -> float | None:
 
 _FOREVER: Final = 10 * 365 * 86400.0
 """Seconds."""
+
+
+def count_keys(keys: Sequence[bytes]) -> int:
+    """How many bytes an answer takes that lists them."""
+    return sum(map(len, keys)) + _LISTED_KEY * len(keys)
+
+
+_LISTED_KEY: Final = 3
+"""Bytes, besides a key of any ordinary length."""
 
 
 def _as_text(data: bytes, what: str, field: str) -> str:

@@ -57,6 +57,7 @@ def service_limits(config: NodeConfig) -> ServiceLimits:
         max_batch_bytes=config.max_batch_bytes,
         max_batch_operations=config.max_batch_operations,
         max_waiting_bytes=config.max_waiting_bytes,
+        max_unsent_bytes=config.max_unsent_bytes,
         call_timeout=config.call_timeout,
         peer_timeout=config.peer_timeout,
     )

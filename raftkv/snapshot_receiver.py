@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 import grpc
 
+from raftkv.bounds import Refusal
 from raftkv.kv_snapshot import decode
 from raftkv.log_storage import SnapshotWriter, StorageError
 from raftkv.raft.messages import InstallSnapshot, InstallSnapshotReply, Reply
 from raftkv.replica import Input, SnapshotReceived
 from raftkv.replica import Status as ReplicaStatus
-from raftkv.service import Refusal
 from raftkv.snapshot_transfer import BrokenOff, Offer, Staging, arrived_to_wire, install_reply_to_wire
 from raftkv.transport import Malformed, Membership
 from raftkv.wire import raft_pb2 as wire

@@ -108,14 +108,17 @@ class Stream:
 class Answers:
     """What a server sends on a stream, whoever has it. Safe from any thread; ends with the call."""
 
-    def __init__(self, context: Any, sent: Callable[[], None]) -> None:
-        """`sent` is called by gRPC's thread when a message is on its way, and when it never will be."""
+    def __init__(self, context: Any, sent: Callable[[int], None]) -> None:
+        """`sent` gets the size of each message, by gRPC's thread, when it is on its way, and when it never will be. On
+        its way it is when the system has taken the last byte: before that the other side had to make room for it."""
         context.send_initial_metadata(())
         self._call = context._rpc_event.call
         self._sent = sent
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque()
         self._is_sending = False
+        self._size = 0
+        """Of the message that is being sent."""
         self._has_ended = False
 
     @staticmethod
@@ -134,6 +137,7 @@ class Answers:
         self._start(data)
 
     def _start(self, data: bytes) -> None:
+        self._size = len(data)
         if not self._has_ended and _begin_at_server(self._call, (cygrpc.SendMessageOperation(data, 0),), self._done):
             return
         self._has_ended = True
@@ -146,7 +150,7 @@ class Answers:
         return None, ()
 
     def _next(self) -> None:
-        self._sent()
+        self._sent(self._size)
         with self._lock:
             data = self._unsent.popleft() if self._unsent else None
             self._is_sending = data is not None

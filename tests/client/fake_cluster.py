@@ -365,7 +365,7 @@ class FakeCluster:
                 return refusal(request, grpc.StatusCode.INVALID_ARGUMENT, f"{len(request.get)} keys are too many")
             most = self.limits.max_key_bytes
             refused = {i: f"the key has {len(k)} bytes" for i, k in enumerate(request.get) if not 0 < len(k) <= most}
-            return _values(request.id, len(request.get), self.machine.get_each(request.get), refused)
+            return _values(request.id, len(request.get), self.machine.find_each(request.get).values(), refused)
 
     def _write(self, member: FakeMember, request: ClientRequest) -> ClientReply:
         count, refused = find_refused(request.batch, self.limits)

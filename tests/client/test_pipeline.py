@@ -14,6 +14,7 @@ import pytest
 
 from raftkv.calls import GET, FutureCall
 from raftkv.client import Client, NotApplied, OutcomeUnknown
+from raftkv.client_stream import ASK_AGAIN
 from raftkv.operations import Code
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
@@ -239,6 +240,20 @@ def test_values_that_do_not_fit_one_answer_are_asked_for_again(cluster: FakeClus
     reads = ask_together(client, *(b"key%d" % i for i in range(4)))
     assert [read.result(LONG) for read in reads] == [bytes([i]) * (3 << 20) for i in range(4)]
     assert cluster.leader.calls == before + 2, "two found room in each answer"
+
+
+def test_all_keys_may_have_to_be_asked_for_again(cluster: FakeCluster, client: Client) -> None:
+    """The server has too many answers for this client that are not sent."""
+
+    def ask_again(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply:
+        return ClientReply(id=request.id, found=bytes([ASK_AGAIN] * len(request.get)))
+
+    client.set("a", "1")
+    client.set("b", "2")
+    cluster.next_calls(ask_again, ask_again)
+    before = cluster.leader.calls
+    assert [read.result(LONG) for read in ask_together(client, b"a", b"b", b"c")] == [b"1", b"2", None]
+    assert cluster.leader.calls == before + 3
 
 
 def test_an_answer_to_reads_that_were_given_up_changes_nothing(cluster: FakeCluster, client: Client) -> None:

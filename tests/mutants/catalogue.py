@@ -18,6 +18,7 @@ from tests.mutants.shared import SHARED
 from tests.mutants.slips import SLIPS
 from tests.mutants.snapshots import SNAPSHOTS
 from tests.mutants.transfers import TRANSFERS
+from tests.mutants.unsent import UNSENT
 
 MUTANTS: Final = (
     *DURABILITY,
@@ -30,6 +31,7 @@ MUTANTS: Final = (
     *CLIENTS,
     *OPERATIONS,
     *SHARED,
+    *UNSENT,
     *SLIPS,
 )
 

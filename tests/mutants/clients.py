@@ -486,12 +486,6 @@ CLIENTS = [
         ("tests/node/test_client_stream.py",),
     ),
     Mutant(
-        "a client that does not read its answers makes the node grow",
-        (50,),
-        (Patch(_STREAM, "ClientStream._make_room", "self._unsent < MAX_UNANSWERED_REQUESTS", "True"),),
-        ("tests/node/test_client_stream.py",),
-    ),
-    Mutant(
         "a client follows a leader that can't say yet of which cluster it is",
         (),
         (Patch("routing.py", "Router._round", "if not reply.cluster_id:", "if False:"),),

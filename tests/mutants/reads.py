@@ -319,8 +319,8 @@ READS = [
                 "Replica.read_under_lease",
                 "if self.machine.applied_index < self.raft.committed_index:\n"
                 "    return None\n"
-                "values = self.machine.get_each(keys)",
-                "values = self.machine.get_each(keys)\n"
+                "found = self.machine.find_each(keys)",
+                "found = self.machine.find_each(keys)\n"
                 "if self.machine.applied_index < self.raft.committed_index:\n"
                 "    return None",
             ),

@@ -215,7 +215,7 @@ SHARED = [
     Mutant(
         "bytes that wait are not limited",
         (50,),
-        (Patch(_SERVICE, "ByteBudget.take", "if self._used + amount <= self._limit:", "if True:"),),
+        (Patch("bounds.py", "ByteBudget.take", "if self._used + amount <= self._limit:", "if True:"),),
         ("tests/node/test_service.py",),
     ),
     Mutant(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from raftkv.backup import Backups
-from raftkv.kv import StateMachine
+from raftkv.kv import Found, StateMachine
 from raftkv.memory_storage import MemoryStorage
 from raftkv.operations import Operation, Result
 from raftkv.raft.messages import (
@@ -39,6 +39,7 @@ LIMITS = ServiceLimits(
     max_batch_bytes=200,
     max_batch_operations=6,
     max_waiting_bytes=1100,
+    max_unsent_bytes=64 << 20,
     call_timeout=5.0,
     peer_timeout=5.0,
 )
@@ -99,8 +100,8 @@ class FakeHost:
         else:
             self.service.deliver(RequestVoteReply(1, message.sender, 1, True, call=message.call))
 
-    def read_under_lease(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
-        return self.machine.get_each(keys) if self.has_lease else None
+    def read_under_lease(self, keys: Sequence[bytes]) -> Found | None:
+        return self.machine.find_each(keys) if self.has_lease else None
 
     def status(self) -> Status:
         return Status("leader", self.term, self.leader_id, 1, 1, 1, serving=True)

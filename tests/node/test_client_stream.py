@@ -307,7 +307,7 @@ def test_bytes_that_wait_are_bounded_and_a_write_without_room_is_the_last() -> N
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
 
-LARGE = ServiceLimits(10, 5 << 20, 16 << 20, 100, 64 << 20, call_timeout=5.0, peer_timeout=5.0)
+LARGE = ServiceLimits(10, 5 << 20, 16 << 20, 100, 64 << 20, 256 << 20, call_timeout=5.0, peer_timeout=5.0)
 
 
 @pytest.mark.parametrize("has_lease", [True, False])
@@ -343,7 +343,7 @@ def test_one_value_beyond_what_an_answer_holds_is_given_all_the_same(monkeypatch
 def test_a_client_that_does_not_read_its_answers_makes_its_own_stream_wait() -> None:
     """Its requests stay where they are: in the network, and with the client."""
     with fake_node(LARGE, max_message_bytes=32 << 20) as node:
-        node.serve(batch=batch(Operation(Code.SET, b"k", bytes(1 << 20))))
+        node.serve(batch=batch(Operation(Code.SET, b"k", bytes(100_000))))
         node.host.has_lease = True
         client = Client(node, reads=False)
         for id in range(200):

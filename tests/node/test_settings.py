@@ -33,6 +33,7 @@ SET = NodeConfig(
     max_waiting_calls=107,
     max_client_streams=108,
     max_waiting_bytes=100_008,
+    max_unsent_bytes=1_100_009,
     call_timeout=9.5,
     client_threads=10,
     session_timeout=12.5,
@@ -80,6 +81,7 @@ def test_the_service_gets_its_limits() -> None:
         max_batch_bytes=10_003,
         max_batch_operations=104,
         max_waiting_bytes=100_008,
+        max_unsent_bytes=1_100_009,
         call_timeout=9.5,
         peer_timeout=2.5,
     )

@@ -270,7 +270,8 @@ def leader_with_lease(config: Config = DEFAULTS) -> tuple[Cluster, Member]:
 
 
 def read(cluster: Cluster, member: Member, *keys: bytes) -> list[bytes | None] | None:
-    return member.replica.read_under_lease(keys or [b"k"], lambda: cluster.now)
+    found = member.replica.read_under_lease(keys or [b"k"], lambda: cluster.now)
+    return None if found is None else found.values()
 
 
 def test_a_key_is_read_without_the_turn_under_a_valid_lease() -> None:

@@ -569,14 +569,14 @@ class Member:
         stoppable = self.stops_readers and not self._in_turn and not self._world.is_nested
         self._may_stop_reader = stoppable
         try:
-            values = self.replica.read_under_lease([request.key], self.clock.read)
+            found = self.replica.read_under_lease([request.key], self.clock.read)
         except _ReaderDied:
             return
         finally:
             self._may_stop_reader = False
-        if values is not None:
+        if found is not None:
             caller.path = WITHOUT_TURN
-            caller.answer(Served(values[0]))
+            caller.answer(Served(found.values()[0]))
         else:
             self.bring(Query(lambda machine: machine.get(request.key), caller))
 

@@ -95,11 +95,11 @@ class WatchedMachine(StateMachine):
         super().restore(state)
         self._member.checks.compare(self._member.id, self)
 
-    def get(self, key: bytes) -> bytes | None:
+    def find(self, key: bytes) -> bytes | None:
         self._member.look()
-        value = super().get(key)
+        record = super().find(key)
         self._member.look()
-        return value
+        return record
 
 
 class WatchedReplica(Replica):

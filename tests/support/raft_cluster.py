@@ -86,16 +86,16 @@ class Machine(StateMachine):
         super().__init__()
         self._watch = watch
         self.meanwhile: Callable[[], None] = lambda: None
-        """Happens while a thread is in the middle of `get`."""
+        """Happens while a thread is in the middle of `find`."""
 
     def apply(self, entry: Entry) -> list[Result]:
         self._watch(entry)
         return super().apply(entry)
 
-    def get(self, key: bytes) -> bytes | None:
-        value = super().get(key)
+    def find(self, key: bytes) -> bytes | None:
+        record = super().find(key)
         self.meanwhile()
-        return value
+        return record
 
 
 @dataclass

@@ -1,0 +1,144 @@
+"""What clients may make a node hold is bounded in bytes: theory of operation.
+
+Two things could grow without end (hazard 50). Writes that wait for a quorum are counted by a `ByteBudget`, before they
+are proposed. Answers that clients do not take are counted by the `AnswerBudget`, from before the values are copied
+until gRPC has handed the last byte to the system or the call has ended: so long they are in this process's memory, once
+here or in gRPC, or in both. (Behind that there are only the network's buffers, whose size the system bounds.)
+
+Who reads its answers should not suffer from those who don't:
+
+* a stream that has MAX_UNSENT_OF_STREAM of answers unsent takes no further request until its client has read some;
+* half of the room is for small answers alone. When the other half is taken, room is *short*: streams take one request
+  after the other, as long as their answers are large. So small answers hardly ever find no room;
+* while room is short, whoever has taken nothing for some seconds of what it has asked for is disconnected.
+
+Who takes room gives it back: a call at its end, a stream with each answer that is sent, and the rest at its end.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final, Protocol
+
+import grpc
+
+_LEAST_BYTES: Final = 512
+"""What a call takes that waits, however short it is."""
+
+MAX_UNSENT_OF_STREAM: Final = 8 << 20
+"""Bytes of answers, with which a stream takes no further request."""
+SMALL_ANSWER_BYTES: Final = 64 << 10
+
+
+class Refusal(Exception):
+    """A call that ends with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+class ByteBudget:
+    """A bound on the bytes of what waits for the replica."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def take(self, payload_bytes: int) -> int:
+        """Make room; what is to be given back. Raises Refusal if there is none."""
+        amount = max(payload_bytes, _LEAST_BYTES)
+        with self._lock:
+            if self._used + amount <= self._limit:
+                self._used += amount
+                return amount
+        raise Refusal(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "too much waits for a quorum (MAX_WAITING_BYTES); nothing has been done: try again later",
+        )
+
+    def give_back(self, amount: int) -> None:
+        with self._lock:
+            self._used -= amount
+
+
+class Holder(Protocol):
+    """A stream, or a call, that may have answers to send."""
+
+    def is_stuck(self, since: float) -> bool:
+        """Whether there is something to send, and the client has taken nothing since that time (time.monotonic)."""
+
+    def disconnect(self) -> None:
+        """End it, without waiting."""
+
+
+class AnswerBudget:
+    """A bound on the bytes of answers that are not sent. Safe from any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._waiting = 0
+        """Threads that wait for room."""
+        self._lock = threading.Lock()  # guards the above
+        self._has_room = threading.Condition(self._lock)
+        self._holders: set[Holder] = set()
+        """Single operations on a set are atomic."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether only small answers have room. A guess."""
+        return self._used >= self._limit // 2
+
+    def take(self, size: int, patience: float = 0.0) -> None:
+        """Make room for an answer that is about to be made, or wait for it so many seconds; whoever has the turn must
+        not. Raises Refusal if there is none. A large answer may exceed the bound by itself: else the largest could
+        never be given."""
+        with self._lock:
+            if self._has_room_for(size) or (patience and self._wait_for(size, patience)):
+                self._used += size
+                return
+        raise Refusal(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "too many answers wait for clients that do not take them (MAX_UNSENT_BYTES); nothing has been done: "
+            "take the answers that have come, and try again later",
+        )
+
+    def count(self, size: int) -> None:
+        """Of an answer that is sent in any case; or what one has taken more or, below 0, less than it needs."""
+        with self._lock:
+            self._used += size
+            if size < 0 and self._waiting:
+                self._has_room.notify_all()
+
+    def give_back(self, size: int) -> None:
+        """It is sent, or never will be."""
+        self.count(-size)
+
+    def _has_room_for(self, size: int) -> bool:
+        return self._used + size <= self._limit if size <= SMALL_ANSWER_BYTES else not self.is_short
+
+    def _wait_for(self, size: int, patience: float) -> bool:
+        self._waiting += 1
+        try:
+            return self._has_room.wait_for(lambda: self._has_room_for(size), patience)
+        finally:
+            self._waiting -= 1
+
+    # ---- who holds them ----------------------------------------------------------------------------------------------
+
+    def watch(self, holder: Holder) -> None:
+        """Until `forget`."""
+        self._holders.add(holder)
+
+    def forget(self, holder: Holder) -> None:
+        self._holders.discard(holder)
+
+    def disconnect_stuck(self, since: float) -> None:
+        """If room is short: those who have taken nothing since that time."""
+        if self.is_short:
+            for holder in self._holders.copy():
+                if holder.is_stuck(since):
+                    holder.disconnect()
