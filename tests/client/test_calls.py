@@ -140,6 +140,12 @@ def test_a_key_or_value_of_another_type_is_a_type_error_and_not_applied(client: 
         client.set("key", argument)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("key", ["", b""])
+def test_an_empty_key_is_a_value_error_and_nothing_is_read(client: Client, key: str | bytes) -> None:
+    with pytest.raises(WrongValue, match="a key must not be empty; nothing was read"):
+        client.get(key)
+
+
 def test_text_that_is_not_utf8_is_a_value_error_and_not_applied(client: Client) -> None:
     with pytest.raises(ValueError, match="UTF-8") as caught:
         client.set("\udcff", "value")

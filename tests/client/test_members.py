@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from raftkv.client import Client, ClusterMember
 from raftkv.wire.raft_pb2 import ClientReply
 from tests.client.fake_cluster import FakeCluster
 from tests.client.test_program import run
+from tests.support.ways import UNLIKE
 
 BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, "another change is not committed yet")
 
@@ -129,23 +131,26 @@ def test_an_argument_that_can_not_be_used_is_not_sent(
     assert not cluster.changes
 
 
-def test_a_closed_client_changes_nothing(cluster: FakeCluster) -> None:
-    client = Client(cluster.addresses)
+def test_a_closed_client_changes_nothing(cluster: FakeCluster, way: type[Client]) -> None:
+    client = way(cluster.addresses)
     client.close()
     for call in (client.members, lambda: client.remove_member(3), lambda: client.add_member(4, "h:1")):
         with pytest.raises(NotApplied, match="the client is closed"):
             call()
 
 
-def test_without_a_leader_it_is_said_that_nothing_was_done(cluster: FakeCluster) -> None:
+@pytest.mark.parametrize("way", UNLIKE)
+def test_without_a_leader_it_is_said_that_nothing_was_done(cluster: FakeCluster, way: type[Client]) -> None:
     cluster.elect(0)
-    with Client(cluster.addresses, timeout=0.3) as client:
+    with way(cluster.addresses, timeout=0.3) as client:
+        start = time.monotonic()
         with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing has been done"):
             client.add_member(4, "h:1")
         with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing has been done"):
             client.remove_member(3)
         with pytest.raises(NotApplied, match=r"none leads \(gave up after 0.3 s\); nothing was read"):
             client.members()
+        assert time.monotonic() - start < 3
     assert not cluster.changes
 
 

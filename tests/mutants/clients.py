@@ -718,6 +718,19 @@ CLIENTS = [
         ("tests/client/test_leader.py",),
     ),
     Mutant(
+        "a task waits too long for the members",
+        (48,),
+        (
+            Patch(
+                _ASYNC,
+                "AsyncClient.__init__",
+                "ClusterCalls(self._router, self._timeout)",
+                "ClusterCalls(self._router, 5 * self._timeout)",
+            ),
+        ),
+        ("tests/client/test_members.py",),
+    ),
+    Mutant(
         "an answer for a loop that is gone ends the thread that brings it",
         (51,),
         (Patch(_ASYNC, "AsyncClient._hand_over", "suppress(RuntimeError)", "suppress()"),),
