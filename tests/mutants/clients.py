@@ -139,7 +139,7 @@ CLIENTS = [
                 "call.session == self.session",
             ),
         ),
-        _EXACTLY_ONCE,
+        _GIVEN_UP,
     ),
     Mutant(
         "what was submitted after a write that was given up overtakes it",
