@@ -428,6 +428,25 @@ class _Line:
             self.stream.cancel()
 
 
+@dataclass(slots=True)
+class _Way:
+    """One of the two connections to a peer, and what is known of it. Guarded by the sender's lock, but for `channel`,
+    which is the sending thread's."""
+
+    channel: grpc.Channel | None = None
+    is_doubtful: bool = False
+    """Something was not answered in time: the next request takes a new connection, for this one may carry nothing."""
+    interruptions: int = 0
+    """Counts them. A request that fails and was sent before the latest one tells nothing new."""
+    backoff: float = 0.0
+    silent_until: float = 0.0
+    trouble: str = ""
+    """What was last noted; empty while all is well."""
+
+    def is_well_again(self) -> None:
+        self.backoff, self.silent_until, self.trouble = 0.0, 0.0, ""
+
+
 class PeerSender:
     """Sends requests to one peer and delivers what comes of them."""
 
@@ -443,9 +462,9 @@ class PeerSender:
         fail: Callable[[BaseException], None],
     ) -> None:
         """The functions are called by gRPC's threads, or by the sending one if a request fails at once. `failed` gets
-        the peer's id: once for all requests that one interruption has cost, and for each with entries that was dropped.
-        `note` gets a line for people when the peer becomes unreachable, and when it is there again; `fail` an exception
-        that stops the node."""
+        the peer's id: once for all requests that the interruption of a connection has cost, and for each with entries
+        that was dropped. `note` gets a line for people when the peer becomes unreachable, and when it is there again;
+        `fail` an exception that stops the node."""
         self._peer = peer
         self._me = membership.me
         self._address = membership.addresses[peer]
@@ -457,19 +476,13 @@ class PeerSender:
         self._failed = failed
         self._note = note
         self._fail = fail
-        self._channels: dict[bool, grpc.Channel] = {}
-        """The connection for entries, and that for all else: what is small would wait in TCP behind what is large."""
+        self._ways = {True: _Way(), False: _Way()}
+        """That for entries, and that for all else: what is small would wait in TCP behind what is large."""
         self._calls: dict[type[Request], grpc.UnaryUnaryMultiCallable[WireRequest, WireReply]] = {}
         self._lines: dict[bool, _Line] = {}
         """The stream for entries, and that for heartbeats."""
         self._lock = threading.Lock()  # guards the rest
         self._calls_in_flight = 0
-        self._interruptions = 0
-        """Counts them. A request that fails and was sent before the latest one tells nothing new."""
-        self._backoff = 0.0
-        self._silent_until = 0.0
-        self._trouble = ""
-        """What was last noted; empty while all is well."""
         self._closed = False
         self._has_answered = False
 
@@ -486,7 +499,7 @@ class PeerSender:
     @property
     def is_silent(self) -> bool:
         """Whether nothing is sent just now, since nobody could be reached a moment ago."""
-        return self._clock() < self._silent_until
+        return self._clock() < self._ways[False].silent_until
 
     def introduce(self, membership: Membership) -> None:
         """Use this identity from now on."""
@@ -505,15 +518,16 @@ class PeerSender:
         """Give up all requests in flight, for good. After the last `send`."""
         with self._lock:
             self._closed = True
-        for channel in self._channels.values():
-            channel.close()
+        for way in self._ways.values():
+            if way.channel is not None:
+                way.channel.close()
 
     def _call(self, request: RequestVote | TimeoutNow) -> None:
         with self._lock:
             if self.is_silent or self._calls_in_flight >= _MAX_SMALL:
                 return
             self._calls_in_flight += 1
-            interruption = self._interruptions
+            interruption = self._ways[False].interruptions
         message = request_to_wire(request, self._identity)
         call = self._stub(type(request)).future(message, timeout=self._limits.timeout)
         call.add_done_callback(lambda done: self._finished(done, interruption))
@@ -522,8 +536,9 @@ class PeerSender:
         is_bulk = bool(request.entries)
         limit = self._limits.max_appends if is_bulk else _MAX_SMALL
         with self._lock:
-            line, interruption = self._lines.get(is_bulk), self._interruptions
-            is_sent = not self.is_silent and (line is None or len(line.due) < limit)
+            line, way = self._lines.get(is_bulk), self._ways[is_bulk]
+            interruption, is_silent = way.interruptions, self.is_silent or self._clock() < way.silent_until
+            is_sent = not is_silent and (line is None or len(line.due) < limit)
         if not is_sent:
             if is_bulk:
                 self._failed(self._peer)  # or the leader would go on waiting for the answer to what was never sent
@@ -538,7 +553,7 @@ class PeerSender:
         if ended is None:
             line.stream.send(request_to_wire(request, self._identity).SerializeToString())
         else:
-            self._interrupted(*ended, interruption)
+            self._interrupted(is_bulk, *ended, interruption)
 
     def _open_line(self, is_bulk: bool) -> _Line:
         line = self._lines[is_bulk] = _Line(is_bulk)
@@ -556,6 +571,8 @@ class PeerSender:
         with self._lock:
             now = self._clock()
             overdue = [line for line in self._lines.values() if line.due and line.due[0] < now]
+            for line in overdue:
+                self._ways[line.is_bulk].is_doubtful = True
         for line in overdue:
             line.cancel()
 
@@ -575,9 +592,17 @@ class PeerSender:
         return self._calls[kind]
 
     def _channel(self, is_bulk: bool) -> grpc.Channel:
-        if is_bulk not in self._channels:
-            self._channels[is_bulk] = grpc.insecure_channel(self._address, options=channel_options(self._limits))
-        return self._channels[is_bulk]
+        way = self._ways[is_bulk]
+        with self._lock:
+            is_doubtful, way.is_doubtful = way.is_doubtful, False
+        if is_doubtful and way.channel is not None:
+            threading.Thread(target=way.channel.close, name="close", daemon=True).start()
+            way.channel = None
+        if way.channel is None:
+            way.channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))
+            if not is_bulk:
+                self._calls.clear()
+        return way.channel
 
     # ---- what comes of a request -------------------------------------------------------------------------------------
 
@@ -588,11 +613,11 @@ class PeerSender:
             with self._lock:
                 self._calls_in_flight -= 1
             if error is None:
-                self._take_reply(call.result())
+                self._take_reply(call.result(), is_bulk=False)
             elif isinstance(error, grpc.Call):
-                self._interrupted(error.code(), error.details() or "", interruption)
+                self._interrupted(False, error.code(), error.details() or "", interruption)
             else:
-                self._interrupted(grpc.StatusCode.CANCELLED, "", interruption)
+                self._interrupted(False, grpc.StatusCode.CANCELLED, "", interruption)
         except BaseException as bug:
             self._fail(bug)
 
@@ -604,7 +629,7 @@ class PeerSender:
                 if not line.due:
                     return line.cancel()  # answers what was never asked
                 line.due.popleft()
-            self._take_reply(reply)
+            self._take_reply(reply, line.is_bulk)
         except DecodeError:
             line.cancel()
         except BaseException as bug:
@@ -619,12 +644,12 @@ class PeerSender:
                 line.due.clear()
                 del self._lines[line.is_bulk]
             if lost:
-                self._interrupted(code, details, line.interruption)
+                self._interrupted(line.is_bulk, code, details, line.interruption)
         except BaseException as bug:
             self._fail(bug)
 
-    def _take_reply(self, reply: WireReply) -> None:
-        self._succeeded()
+    def _take_reply(self, reply: WireReply, is_bulk: bool) -> None:
+        self._succeeded(is_bulk)
         try:
             message = reply_from_wire(reply, self._peer, self._me)
         except Malformed as error:
@@ -632,23 +657,31 @@ class PeerSender:
         else:
             self._replied(message)
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, is_bulk: bool) -> None:
+        way = self._ways[is_bulk]
         with self._lock:
-            self._backoff, self._silent_until, self._has_answered = 0.0, 0.0, True
-            was_in_trouble, self._trouble = self._trouble, ""
-        if was_in_trouble:
+            self._has_answered = True
+            was_in_trouble = bool(way.trouble)
+            way.is_well_again()
+            if was_in_trouble:
+                self._ways[True].is_well_again()  # for the peer itself had been away, if not that for entries alone
+            is_well = not self._ways[False].trouble
+        if was_in_trouble and is_well:
             self._note(f"{self._name} is there again")
 
-    def _interrupted(self, code: grpc.StatusCode, details: str, interruption: int) -> None:
+    def _interrupted(self, is_bulk: bool, code: grpc.StatusCode, details: str, interruption: int) -> None:
         """Take note of failed requests, unless they are more of what an earlier interruption has cost."""
         trouble = f"refuses this node: {details}" if code in _REFUSALS else "can't be reached"
+        way = self._ways[is_bulk]
         with self._lock:
-            if self._closed or interruption != self._interruptions:
+            if self._closed or interruption != way.interruptions:
                 return
-            self._interruptions += 1
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), self._limits.max_backoff)
-            self._silent_until = self._clock() + self._backoff
-            is_new_trouble, self._trouble = trouble != self._trouble, trouble
+            way.interruptions += 1
+            way.is_doubtful = way.is_doubtful or code is grpc.StatusCode.DEADLINE_EXCEEDED
+            way.backoff = min(max(2 * way.backoff, _FIRST_BACKOFF), self._limits.max_backoff)
+            way.silent_until = self._clock() + way.backoff
+            is_new_trouble = all(trouble != each.trouble for each in self._ways.values())
+            way.trouble = trouble
         if is_new_trouble:
             self._note(f"{self._name} {trouble}")
         self._failed(self._peer)

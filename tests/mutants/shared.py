@@ -121,7 +121,7 @@ SHARED = [
                 _TRANSPORT,
                 "PeerSender._send_on_line",
                 "line.interruption = interruption",
-                "line.interruption = self._interruptions",
+                "line.interruption = way.interruptions",
             ),
         ),
         _SENDER,
@@ -246,7 +246,7 @@ SHARED = [
             Patch(
                 _TRANSPORT,
                 "PeerSender._send_on_line",
-                "self._interrupted(*ended, interruption)",
+                "self._interrupted(is_bulk, *ended, interruption)",
                 "self._failed(self._peer)",
             ),
         ),
@@ -497,6 +497,30 @@ SHARED = [
         _SENDER,
     ),
     Mutant(
+        "a connection on which a request was overdue is used again",
+        (58,),
+        (Patch(_TRANSPORT, "PeerSender._give_up_overdue", ".is_doubtful = True", ".is_doubtful = False"),),
+        _SENDER,
+    ),
+    Mutant(
+        "a connection on which a call took too long is used again",
+        (58,),
+        (Patch(_TRANSPORT, "PeerSender._interrupted", "or code is grpc.StatusCode.DEADLINE_EXCEEDED", ""),),
+        _SENDER,
+    ),
+    Mutant(
+        "entries that do not come through silence the heartbeats",
+        (49,),
+        (
+            Patch(
+                *(_TRANSPORT, "PeerSender.is_silent"),
+                "self._ways[False].silent_until",
+                "max(way.silent_until for way in self._ways.values())",
+            ),
+        ),
+        _SENDER,
+    ),
+    Mutant(
         "only the first stream to a peer that is lost is told of",
         (27,),
         (Patch(_TRANSPORT, "PeerSender._send_on_line", "line.interruption = interruption", "pass"),),
@@ -509,8 +533,8 @@ SHARED = [
             Patch(
                 _TRANSPORT,
                 "PeerSender._interrupted",
-                "min(max(2 * self._backoff, _FIRST_BACKOFF), self._limits.max_backoff)",
-                "max(2 * self._backoff, _FIRST_BACKOFF)",
+                "min(max(2 * way.backoff, _FIRST_BACKOFF), self._limits.max_backoff)",
+                "max(2 * way.backoff, _FIRST_BACKOFF)",
             ),
         ),
         _SENDER,

@@ -18,6 +18,7 @@ from raftkv.raft.types import ORIGIN, Entry, EntryKind
 from raftkv.transport import Membership, PeerSender, SendingLimits
 from raftkv.wire import raft_pb2 as wire
 from tests.support.processes import free_port, wait_until
+from tests.support.stalling_proxy import StallingProxy, stalling_proxy
 
 Answer = Callable[[wire.AppendEntriesRequest, grpc.ServicerContext], wire.AppendEntriesReply]
 
@@ -138,6 +139,10 @@ class Bench:
     def take_reply(self, reply: Reply) -> None:
         self.replies.append(reply)
 
+    def answered(self, request: AppendEntries) -> int:
+        """How often such a one has been."""
+        return sum(isinstance(reply, AppendEntriesReply) and reply.round == request.round for reply in self.replies)
+
     @property
     def in_flight(self) -> dict[bool, int]:
         due = {is_bulk: len(line.due) for is_bulk, line in list(self.sender._lines.items())}
@@ -210,7 +215,7 @@ def test_the_pauses_grow_up_to_a_second_and_no_further(bench: Bench) -> None:
     for attempt in range(1, 9):
         bench.sender.send(HEARTBEAT)
         bench.wait_for_failures(attempt)
-        pauses.append(bench.sender._silent_until - clock.now() - bench.ahead)
+        pauses.append(bench.sender._ways[False].silent_until - clock.now() - bench.ahead)
         bench.ahead += 2
     assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1], abs=0.05)
 
@@ -230,7 +235,7 @@ def test_a_peer_that_comes_back_is_reached_within_about_a_second(bench: Bench) -
         assert bench.notes[1:] == [f"node 2 at {bench.address} is there again"]
 
 
-def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
+def test_what_the_interruption_of_a_connection_has_cost_is_one_failure(bench: Bench) -> None:
     held = threading.Event()
 
     def hold(request: wire.AppendEntriesRequest, context: grpc.ServicerContext) -> wire.AppendEntriesReply:
@@ -245,7 +250,7 @@ def test_what_one_interruption_has_cost_is_one_failure(bench: Bench) -> None:
         peer.server.stop(None)  # before they are let go, or some might be answered yet
         wait_until(lambda: bench.in_flight == NONE, "all have failed")
         held.set()
-    assert bench.failures == [2]
+    assert bench.failures == [2, 2], "one of each connection"
 
 
 def test_bulk_beyond_the_limit_is_dropped_and_heartbeats_still_pass(bench: Bench) -> None:
@@ -393,6 +398,55 @@ def test_entries_have_a_connection_of_their_own(bench: Bench) -> None:
         assert peer.connections["heartbeat"] != peer.connections["entries"]
 
 
+@contextmanager
+def peer_behind_proxy(bench: Bench) -> Iterator[StallingProxy]:
+    real = f"127.0.0.1:{free_port()}"
+    with peer_at(real), stalling_proxy(real, int(bench.address.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+def test_entries_that_do_not_come_through_take_a_new_connection_and_silence_nobody() -> None:
+    """The heartbeats, which come through, keep the leader in office: it must not go on leading without its entries."""
+    bench = Bench(timeout=0.3)
+    with peer_behind_proxy(bench) as proxy:
+        bench.sender.send(BULK)
+        wait_until(lambda: bench.replies, "the first answer")
+        proxy.stall()
+        bench.sender.send(HEARTBEAT)
+        wait_until(lambda: len(bench.replies) == 2, "the answer to the heartbeat")
+
+        def is_answered() -> bool:
+            heartbeats = bench.answered(HEARTBEAT)
+            bench.sender.send(HEARTBEAT)
+            wait_until(lambda: bench.answered(HEARTBEAT) > heartbeats, "the heartbeats are answered all the time")
+            bench.sender.send(BULK)
+            return bench.answered(BULK) > 1
+
+        since = clock.now()
+        wait_until(is_answered, "entries are answered")
+        assert clock.now() - since < 5.0, "and not only when gRPC gives up the connection"
+        bench.sender.close()
+    name = f"node 2 at {bench.address}"
+    assert bench.notes == [f"{name} can't be reached", f"{name} is there again"]
+
+
+def test_a_call_that_does_not_come_through_takes_a_new_connection() -> None:
+    bench = Bench(timeout=0.3)
+    with peer_behind_proxy(bench) as proxy:
+        bench.sender.send(VOTE)
+        wait_until(lambda: bench.replies, "the first answer")
+        proxy.stall()
+        since = clock.now()
+
+        def is_answered() -> bool:
+            bench.sender.send(VOTE)
+            return len(bench.replies) > 1
+
+        wait_until(is_answered, "an answer")
+        assert clock.now() - since < 5.0, "and not only when gRPC gives up the connection"
+        bench.sender.close()
+
+
 # ---- the streams -----------------------------------------------------------------------------------------------------
 
 
@@ -453,7 +507,7 @@ def test_an_answer_that_cannot_be_understood_counts_as_none(bench: Bench) -> Non
         for count, request in enumerate((HEARTBEAT, BULK, HEARTBEAT, BULK), start=1):
             bench.sender.send(request)
             bench.wait_for_failures(count)
-            assert bench.sender.is_silent
+            assert bench.sender._ways[bool(request.entries)].silent_until > clock.now() + bench.ahead
             bench.ahead += 2.0
         peer.garbage = False
         bench.send_until_answered()
@@ -555,7 +609,8 @@ def test_a_request_that_was_about_to_leave_when_the_peer_was_lost_is_no_failure_
 
     def open_as_another_is_lost(is_bulk: bool) -> Any:
         line = open_line(is_bulk)
-        bench.sender._interrupted(grpc.StatusCode.UNAVAILABLE, "", bench.sender._interruptions)
+        interruptions = bench.sender._ways[is_bulk].interruptions
+        bench.sender._interrupted(is_bulk, grpc.StatusCode.UNAVAILABLE, "", interruptions)
         return line
 
     bench.sender._open_line = open_as_another_is_lost  # type: ignore[method-assign]

@@ -65,7 +65,8 @@ def upgrade(members: Members, id: int) -> None:
 
 def trouble(leader: RaftNode, peer: int) -> str:
     """What the leader says of a peer; empty if all is well."""
-    return leader._peers.senders[peer]._trouble if peer in leader._peers.senders else ""
+    sender = leader._peers.senders.get(peer)
+    return next((way.trouble for way in sender._ways.values() if way.trouble), "") if sender else ""
 
 
 def test_members_are_upgraded_one_after_the_other(members: Members) -> None:

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 
 
 class StallingProxy:
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, target: str, port: int) -> None:
+        host, _, target_port = target.rpartition(":")
+        self._target = host, int(target_port)
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
         self._stalled: set[socket.socket] = set()
@@ -53,8 +53,9 @@ class StallingProxy:
 
 
 @contextmanager
-def stalling_proxy(target: str) -> Iterator[StallingProxy]:
-    proxy = StallingProxy(target)
+def stalling_proxy(target: str, port: int = 0) -> Iterator[StallingProxy]:
+    """To `target`, at this port, or at any."""
+    proxy = StallingProxy(target, port)
     try:
         yield proxy
     finally:
