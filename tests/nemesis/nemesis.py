@@ -188,7 +188,7 @@ class Run:
         ended: float,
     ) -> bool:
         """Whether all is well, and has been put to the test."""
-        too_seldom = report.too_seldom(deeds, kinds, self._seconds)
+        too_seldom = report.too_seldom(deeds, kinds, self._seconds) + report.hardly_answered(history)
         verdict = "ALL IS WELL" if aftermath.all_is_well else "SOMETHING IS WRONG"
         if aftermath.all_is_well and too_seldom:
             verdict = "TOO LITTLE HAS BEEN TRIED"

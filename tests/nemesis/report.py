@@ -50,6 +50,22 @@ def too_seldom(deeds: Sequence[Deed], kinds: Collection[str], seconds: float) ->
     return [f"too seldom: {kind}, {count[kind]} of {least} times" for kind in sorted(kinds) if count[kind] < least]
 
 
+def hardly_answered(history: Sequence[Operation]) -> list[str]:
+    """A line for each kind of client (`reader-1` and `reader-2` are of one) of whose many calls hardly any was
+    answered: whatever such clients do has not been tried."""
+    calls = Counter(_kind_of(operation.client) for operation in history)
+    answers = Counter(_kind_of(operation.client) for operation in answered(history))
+    return [
+        f"hardly answered: {kind}, {answers[kind]} of {count} calls"
+        for kind, count in sorted(calls.items())
+        if count >= 100 and answers[kind] < count / 100
+    ]
+
+
+def _kind_of(client: str) -> str:
+    return client.rpartition("-")[0] or client
+
+
 def operations_in_text(history: Sequence[Operation]) -> list[str]:
     """A line for each kind of operation: how many there were with each outcome."""
     count = Counter((operation.kind, operation.outcome) for operation in history)

@@ -19,11 +19,12 @@ from raftkv.raft.types import Entry, EntryKind
 from raftkv.storage import Storage
 from tests.client.fake_cluster import FakeCluster
 from tests.linearizability.history import Kind, Outcome, Recorder, load
+from tests.linearizability.history import Operation as Recorded
 from tests.nemesis import faults, sandbox
 from tests.nemesis.aftermath import Aftermath, Replay, lost_writes
 from tests.nemesis.faults import Arena, Script
 from tests.nemesis.nemesis import Run, Storm
-from tests.nemesis.report import Deed, Plot, too_seldom
+from tests.nemesis.report import Deed, Plot, hardly_answered, too_seldom
 from tests.nemesis.workload import GIVEN_UP, ImpatientWorker, acknowledged_ledger
 from tests.support.processes import ROOT
 from tests.support.ways import Futures, Tasks
@@ -185,6 +186,20 @@ def test_a_node_that_does_not_start_again_is_a_finding_and_the_history_is_judged
 
 def deeds_of(*faults: str) -> list[Deed]:
     return [Deed("a lane", fault, float(second), second + 0.5) for second, fault in enumerate(faults)]
+
+
+def test_clients_of_one_kind_that_are_hardly_ever_answered_are_named() -> None:
+    def calls(client: str, outcome: Outcome, count: int) -> list[Recorded]:
+        return [Recorded(client, Kind.GET, b"k", 0.0, 1.0, outcome) for _ in range(count)]
+
+    history = [
+        *calls("tasks-1", Outcome.NOT_APPLIED, 299),
+        *calls("tasks-2", Outcome.OK, 1),
+        *calls("reader-1", Outcome.NOT_APPLIED, 299),
+        *calls("reader-2", Outcome.OK, 9),
+        *calls("late", Outcome.UNKNOWN, 99),
+    ]
+    assert hardly_answered(history) == ["hardly answered: tasks, 1 of 300 calls"]
 
 
 def test_a_fault_that_happened_too_seldom_in_a_long_run_is_named() -> None:

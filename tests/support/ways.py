@@ -54,8 +54,17 @@ class Futures(Client):
         return self.keys_async(prefix).result(_LONG)
 
 
-@cache
+_making = threading.Lock()
+"""Several threads may be the first: `cache` alone would make a loop for each, and a client belongs to one."""
+
+
 def _loop() -> asyncio.AbstractEventLoop:
+    with _making:
+        return _the_loop()
+
+
+@cache
+def _the_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="tasks", daemon=True).start()
     return loop
