@@ -175,12 +175,17 @@ class Outbox:
     # ---- what comes back ---------------------------------------------------------------------------------------------
 
     def send_again(self, calls: list[Call]) -> None:
-        """These have been under way, and are before everything that has not."""
+        """These have been under way, and are before everything that has not; in the order of their submission, which
+        for reads is that of their deadlines: who looks for the next deadline looks at the first of the queue."""
         for call in calls:
             call.state = WAITING
         writes = [call for call in calls if call.is_write]
         self.retries = deque(sorted([*self.retries, *writes], key=lambda call: call.order))
-        self.reads.extendleft(call for call in reversed(calls) if not call.is_write)
+        reads = [call for call in calls if not call.is_write]
+        last = max((call.deadline for call in reads), default=0.0)
+        while self.reads and self.reads[0].deadline < last:  # has been sent again itself, of an earlier message
+            reads.append(self.reads.popleft())
+        self.reads.extendleft(sorted(reads, key=lambda call: call.deadline, reverse=True))
 
     # ---- what is there -----------------------------------------------------------------------------------------------
 

@@ -302,6 +302,7 @@ class Pipeline:
                 finished.append((call, status == _DONE))
             elif status == REFUSED:
                 finished.append((call, call.error("INVALID_ARGUMENT", f"{connection.leader.address}: {reason}")))
+                self._outbox.give_up(call)  # this copy is nowhere; an earlier one may still arrive
             elif status == Status.NO_SPACE:
                 # Definite, whatever the call's doubt: the session would know if it had ever been applied.
                 finished.append((call, NotApplied(f"{NO_SPACE_TEXT}; the write was not applied", "RESOURCE_EXHAUSTED")))
@@ -335,6 +336,7 @@ class Pipeline:
     def _settle_reads(self, connection: Connection, calls: list[Call], reply: ClientReply) -> Finished:
         self._succeeded()
         finished: Finished = []
+        again: list[Call] = []
         values = iter(reply.values)
         if calls[0].code == KEYS:
             if calls[0].state is not OVER:
@@ -349,10 +351,11 @@ class Pipeline:
             if call.state is OVER:
                 continue
             if found == ASK_AGAIN:
-                self._outbox.send_again([call])
+                again.append(call)
             else:
                 call.state = OVER
                 finished.append((call, answer))
+        self._outbox.send_again(again)
         return finished
 
     def _settle_refused(self, connection: Connection, message: Message, reply: ClientReply) -> Finished:
@@ -430,11 +433,10 @@ class Pipeline:
     def _leave(self, connection: Connection, is_refused: bool = False) -> None:
         """Have done with a stream; what has not been answered is to be sent again. With the lock."""
         self._connection = None
-        for message in connection.under_way.values():
-            live = [call for call in message.calls if call.state is not OVER]
-            for call in live:
-                call.doubt = call.doubt or not is_refused
-            self._outbox.send_again(live)
+        live = [call for call in connection.calls() if call.state is not OVER]
+        for call in live:
+            call.doubt = call.doubt or not is_refused
+        self._outbox.send_again(live)
         if connection.stream is not None:
             connection.stream.cancel()
 

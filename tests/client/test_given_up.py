@@ -351,3 +351,32 @@ def test_a_future_whose_time_was_over_does_not_arrive_behind_a_later_one(cluster
     network.let_it_arrive()
     assert client.get("key") == b"new"
     assert first.result(LONG) is None
+
+
+def test_a_write_that_a_new_leader_refuses_does_not_arrive_behind_a_later_one(
+    cluster: FakeCluster, client: Client
+) -> None:
+    """It takes shorter values than the leader before it; what that one was sent may still arrive there."""
+    client.set("key", "start")
+    network, pipeline = Network(cluster), client._pipeline
+    with in_one_message(pipeline):
+        first = make(pipeline, Code.SET, b"other")
+        old = make(pipeline, Code.SET, b"key", b"older")
+    wait_until(network.has_taken_it, "both are on their way")
+    pipeline._outbox.max_calls = 1
+    held = Network(cluster)
+    limits, cluster.limits = cluster.limits, replace(cluster.limits, max_value_bytes=3)
+    network.cut()
+    error = old.exception(LONG)
+    assert isinstance(error, OutcomeUnknown)
+    assert "5 bytes" in str(error)
+    new = make(pipeline, Code.SET, b"key", b"new")
+    pipeline.flush()
+    with pytest.raises(TimeoutError):  # the first one is not answered yet
+        new.result(0.2)
+    cluster.limits = limits
+    held._release.set()
+    assert first.result(LONG) is None
+    assert new.result(LONG) is None
+    network.let_it_arrive()
+    assert client.get("key") == b"new"

@@ -173,6 +173,12 @@ CLIENTS = [
         _GIVEN_UP,
     ),
     Mutant(
+        "a write that a leader refused is overtaken by an earlier copy of it",
+        (55,),
+        (Patch(_PIPELINE, "Pipeline._settle_writes", "self._outbox.give_up(call)", "pass"),),
+        _GIVEN_UP,
+    ),
+    Mutant(
         "a write that was given up holds back all later ones for ever",
         (),
         (Patch(_OUTBOX, "Outbox._end_of_numbers", "if number >= mark", ""),),
@@ -510,6 +516,12 @@ CLIENTS = [
         ("tests/client/test_futures.py",),
     ),
     Mutant(
+        "reads that are sent again change places",
+        (48,),
+        (Patch(_OUTBOX, "Outbox.send_again", "self.reads[0].deadline < last", "False"),),
+        ("tests/client/test_in_time.py",),
+    ),
+    Mutant(
         "calls end only when the members have been asked",
         (),
         (
@@ -609,7 +621,10 @@ CLIENTS = [
         (48,),
         (
             Patch(
-                _PIPELINE, "Pipeline._settle_reads", "self._outbox.send_again([call])", "self._outbox.send_again(calls)"
+                _PIPELINE,
+                "Pipeline._settle_reads",
+                "self._outbox.send_again(again)",
+                "self._outbox.send_again(calls if again else [])",
             ),
         ),
         ("tests/client/test_pipeline.py",),
