@@ -8,8 +8,10 @@ here or in gRPC, or in both. (Behind that there are only the network's buffers, 
 Who reads its answers should not suffer from those who don't:
 
 * a stream that has MAX_UNSENT_OF_STREAM of answers unsent takes no further request until its client has read some;
-* half of the room is for small answers alone. When the other half is taken, room is *short*: streams take one request
-  after the other, as long as their answers are large. So small answers hardly ever find no room;
+* half of the room is for small answers alone, however much large ones have: one of these may exceed all bounds by
+  itself. When half is taken, room is *short*: streams take one request after the other, as long as their answers are
+  large. So small answers hardly ever find no room;
+* nobody waits for room, since others would wait behind: who finds none is refused at once, and asks again later;
 * while room is short, whoever has taken nothing for some seconds of what it has asked for is disconnected.
 
 Who takes room gives it back: a call at its end, a stream with each answer that is sent, and the rest at its end.
@@ -79,26 +81,24 @@ class AnswerBudget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._used = 0
-        self._waiting = 0
-        """Threads that wait for room."""
+        self._half = limit // 2
+        self._used = [0, 0]
+        """By small answers, and by large ones."""
         self._lock = threading.Lock()  # guards the above
-        self._has_room = threading.Condition(self._lock)
         self._holders: set[Holder] = set()
         """Single operations on a set are atomic."""
 
     @property
     def is_short(self) -> bool:
         """Whether only small answers have room. A guess."""
-        return self._used >= self._limit // 2
+        return sum(self._used) >= self._half
 
-    def take(self, size: int, patience: float = 0.0) -> None:
-        """Make room for an answer that is about to be made, or wait for it so many seconds; whoever has the turn must
-        not. Raises Refusal if there is none. A large answer may exceed the bound by itself: else the largest could
-        never be given."""
+    def take(self, size: int) -> None:
+        """Make room for an answer that is about to be made. Raises Refusal if there is none. A large answer may exceed
+        the bound by itself: else the largest could never be given."""
         with self._lock:
-            if self._has_room_for(size) or (patience and self._wait_for(size, patience)):
-                self._used += size
+            if self._has_room_for(size):
+                self._used[size > SMALL_ANSWER_BYTES] += size
                 return
         raise Refusal(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -106,26 +106,22 @@ class AnswerBudget:
             "take the answers that have come, and try again later",
         )
 
-    def count(self, size: int) -> None:
-        """Of an answer that is sent in any case; or what one has taken more or, below 0, less than it needs."""
+    def count(self, size: int, taken: int = 0) -> None:
+        """Of an answer that is sent in any case, instead of what has been taken for it."""
         with self._lock:
-            self._used += size
-            if size < 0 and self._waiting:
-                self._has_room.notify_all()
+            self._used[taken > SMALL_ANSWER_BYTES] -= taken
+            self._used[size > SMALL_ANSWER_BYTES] += size
 
     def give_back(self, size: int) -> None:
-        """It is sent, or never will be."""
-        self.count(-size)
+        """Of one answer: it is sent, or never will be."""
+        with self._lock:
+            self._used[size > SMALL_ANSWER_BYTES] -= size
 
     def _has_room_for(self, size: int) -> bool:
-        return self._used + size <= self._limit if size <= SMALL_ANSWER_BYTES else not self.is_short
-
-    def _wait_for(self, size: int, patience: float) -> bool:
-        self._waiting += 1
-        try:
-            return self._has_room.wait_for(lambda: self._has_room_for(size), patience)
-        finally:
-            self._waiting -= 1
+        if size > SMALL_ANSWER_BYTES:
+            return not self.is_short
+        small, large = self._used
+        return not size or small + min(large, self._half) + size <= self._limit
 
     # ---- who holds them ----------------------------------------------------------------------------------------------
 

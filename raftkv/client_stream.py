@@ -4,7 +4,8 @@ A stream carries many operations in one message, and its answers in any order. O
 requests and hands them to the replica. Answers are sent by whoever has them, without waiting. A request is taken only
 when few enough are unanswered, and few enough bytes of answers unsent, so that a client that does not read its answers
 can't make the node grow. What waits for a quorum, and what is unsent, is bounded for all clients together (bounds.py);
-room for the values of a read is taken before they are copied.
+room for the values of a read is taken before they are copied. A read that finds none is refused at once: what comes
+behind it must not wait for it.
 
 Writes are proposed in the order in which they were sent, and none may overtake an earlier one. So once a write has not
 been carried out (not the leader any more, no room) the stream takes no further ones, and those that are under way are
@@ -39,9 +40,6 @@ MISSING, FOUND, ASK_AGAIN = 0, 1, 2
 """What `ClientReply.found` says of a key. The last: the values before it were MAX_READ_BYTES already, or too many
 answers are unsent."""
 
-_WAIT_FOR_ROOM: Final = 1.0
-"""Seconds that a stream's thread waits for room for the values of a read, before that is refused."""
-
 
 class ClientStream:
     """One stream. `read` takes its requests to their end."""
@@ -63,6 +61,8 @@ class ClientStream:
         """Requests that have been taken and whose answers are not on their way."""
         self._unsent_bytes = 0
         """Of answers. As many are this stream's part of `AnswerBudget`."""
+        self._sizes: list[int] = []
+        """Of each."""
         self._stands_since = 0.0
         """When an answer was last on its way, or the first of those that are unsent was made."""
         self._is_closing = False
@@ -95,7 +95,10 @@ class ClientStream:
         """An answer of so many bytes is on its way, or never will be."""
         with self._changed:
             self._unsent -= 1
-            size = 0 if self._has_gone else size  # `vanish` has given it back
+            if self._has_gone:
+                size = 0  # `vanish` has given it back
+            elif size:
+                self._sizes.remove(size)
             self._unsent_bytes -= size
             self._stands_since = time.monotonic()
             self._changed.notify_all()
@@ -118,9 +121,10 @@ class ClientStream:
         self.is_broken = True
         with self._changed:
             self._is_closing = self._has_gone = True
-            size, self._unsent_bytes = self._unsent_bytes, 0
+            sizes, self._sizes, self._unsent_bytes = self._sizes, [], 0
             self._changed.notify_all()
-        self._service.answers.give_back(size)
+        for size in sizes:
+            self._service.answers.give_back(size)
 
     def is_stuck(self, since: float) -> bool:
         with self._changed:
@@ -136,8 +140,10 @@ class ClientStream:
             size = 0 if self._has_gone else len(data)
             if not self._unsent_bytes:
                 self._stands_since = time.monotonic()
+            if size:
+                self._sizes.append(size)
             self._unsent_bytes += size
-        self._service.answers.count(size - taken)
+        self._service.answers.count(size, taken)
         self._send(data)
 
     def announce(self, members: Sequence[wire.Member]) -> None:
@@ -210,15 +216,15 @@ class ClientStream:
     def _read_keys(self, id: int, keys: Sequence[bytes], size: int) -> None:
         refused = self._service.limits.check_keys(keys)
 
-        def finish(found: Found, patience: float = 0.0) -> None:
+        def finish(found: Found) -> None:
             if self._is_full():  # other requests have been answered since this one was taken
                 found = Found([], 0)
-            self._service.answers.take(found.size, patience)
+            self._service.answers.take(found.size)
             self.answer(_values(id, len(keys), found.values(), refused), found.size)
 
         found = self._service.host.read_under_lease(keys)
         if found is not None:
-            finish(found, _WAIT_FOR_ROOM)
+            finish(found)
         else:
             self._query(id, lambda machine: machine.find_each(keys), finish, size)
 

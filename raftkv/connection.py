@@ -13,7 +13,7 @@ from typing import Final
 from raftkv.calls import KEYS, OVER, Call
 from raftkv.client_stream import ASK_AGAIN, FOUND, MISSING
 from raftkv.operations import REFUSED, Status
-from raftkv.routing import Member
+from raftkv.routing import Backoff, Member
 from raftkv.streams import Stream
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 
@@ -80,6 +80,10 @@ class Connection:
         """When the last one of each kind was."""
         self.is_ending = False
         """Nothing more is sent: the stream is left as soon as all is answered."""
+        self.reads_backoff: Backoff | None = None
+        """Since the leader had no room for the answer to a read, until it has had some."""
+        self.reads_not_before = 0.0
+        """When the next read may go out, if that is held back (time.monotonic)."""
         self.is_full = False
         """The next write has to wait for an answer, or for a call to be given up."""
         self.is_answered = False
@@ -93,6 +97,8 @@ class Connection:
 
     def has_room(self, is_write: bool, waiting: int) -> bool:
         """Whether one more message of this kind may go out, with so many calls waiting for it."""
+        if not is_write and self.reads_not_before and time.monotonic() < self.reads_not_before:
+            return False
         under_way = self.counts[is_write]
         if not under_way or under_way >= MAX_MESSAGES:
             return not under_way

@@ -335,6 +335,7 @@ class Pipeline:
 
     def _settle_reads(self, connection: Connection, calls: list[Call], reply: ClientReply) -> Finished:
         self._succeeded()
+        connection.reads_backoff, connection.reads_not_before = None, 0.0
         finished: Finished = []
         again: list[Call] = []
         values = iter(reply.values)
@@ -362,6 +363,10 @@ class Pipeline:
         """The message has come to nothing, or to nobody knows what."""
         live = [call for call in message.calls if call.state is not OVER]
         trouble = (_CODE_NAMES.get(reply.code, "UNKNOWN"), f"{connection.leader.address}: {reply.details}")
+        if reply.code == _EXHAUSTED and not message.is_write:
+            self._trouble = trouble
+            self._hold_reads_back(connection, live)
+            return []
         if reply.code == _INVALID and len(message.calls) == 1:
             connection.is_ending = connection.is_ending or message.is_write
             for call in live:
@@ -379,6 +384,13 @@ class Pipeline:
         connection.is_ending = True
         self._outbox.send_again(live)
         return []
+
+    def _hold_reads_back(self, connection: Connection, refused: list[Call]) -> None:
+        """For a while, that grows: the leader has no room for what they ask for. Writes and their order are not
+        concerned, so the stream goes on."""
+        self._outbox.send_again(refused)
+        connection.reads_backoff = connection.reads_backoff or Backoff(_NEVER, self._router.closed)
+        connection.reads_not_before = time.monotonic() + connection.reads_backoff.next_seconds()
 
     def _settle_nonsense(self, connection: Connection, message: Message) -> Finished:
         """The answer does not fit the request."""

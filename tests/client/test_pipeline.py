@@ -16,6 +16,7 @@ from raftkv.calls import GET, FutureCall
 from raftkv.client import Client, NotApplied, OutcomeUnknown
 from raftkv.client_stream import ASK_AGAIN
 from raftkv.operations import Code
+from raftkv.routing import Backoff
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
     FakeCluster,
@@ -254,6 +255,41 @@ def test_all_keys_may_have_to_be_asked_for_again(cluster: FakeCluster, client: C
     before = cluster.leader.calls
     assert [read.result(LONG) for read in ask_together(client, b"a", b"b", b"c")] == [b"1", b"2", None]
     assert cluster.leader.calls == before + 3
+
+
+def no_room(member: FakeMember, request: ClientRequest, stream: FakeStream) -> ClientReply | None:
+    """Too many answers are not taken by their clients."""
+    step = refuse(grpc.StatusCode.RESOURCE_EXHAUSTED) if request.get else answer
+    return step(member, request, stream)
+
+
+def test_a_read_for_whose_answer_there_is_no_room_is_held_back_and_writes_go_on(
+    cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set("a", "1")
+    streams, calls = cluster.leader.streams, cluster.leader.calls
+    monkeypatch.setattr(Backoff, "next_seconds", lambda self: LONG)
+    cluster.next_calls(no_room)
+    (read,) = ask_together(client, b"a")
+    for i in range(20):
+        client.set(f"{i}", "")
+    assert not read.done()
+    assert (cluster.leader.calls, cluster.leader.streams) == (calls + 21, streams)
+
+
+def test_reads_that_find_no_room_are_asked_again_after_pauses_that_grow_until_there_is_some(
+    cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set("a", "1")
+    streams = cluster.leader.streams
+    paused: list[Backoff] = []
+    monkeypatch.setattr(Backoff, "next_seconds", lambda self: paused.append(self) or 0.01)  # type: ignore[func-returns-value]
+    cluster.next_calls(no_room, no_room, no_room)
+    assert client.get("a") == b"1"
+    cluster.next_calls(no_room)
+    assert client.get("a") == b"1"
+    assert [backoff is paused[0] for backoff in paused] == [True, True, True, False]
+    assert cluster.leader.streams == streams
 
 
 def test_an_answer_to_reads_that_were_given_up_changes_nothing(cluster: FakeCluster, client: Client) -> None:

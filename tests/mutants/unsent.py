@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 _BOUNDS, _STREAM, _SERVER, _SERVICE = "bounds.py", "client_stream.py", "server.py", "service.py"
+_PIPELINE, _CONNECTION = "pipeline.py", "connection.py"
+_CLIENT = ("tests/client/test_pipeline.py",)
 _UNSENT, _STREAMS = ("tests/node/test_unsent.py",), ("tests/node/test_client_stream.py",)
 
 
@@ -40,23 +42,19 @@ UNSENT = [
     ),
     _mutant(
         "what a stream reads takes no room",
-        *(_STREAM, "ClientStream._read_keys", "self._service.answers.take(found.size, patience)", "pass"),
+        *(_STREAM, "ClientStream._read_keys", "self._service.answers.take(found.size)", "pass"),
     ),
     _mutant(
         "room is taken when the values have been copied",
         *(
             _STREAM,
             "ClientStream._read_keys",
-            "self._service.answers.take(found.size, patience)\n"
+            "self._service.answers.take(found.size)\n"
             "self.answer(_values(id, len(keys), found.values(), refused), found.size)",
             "reply = _values(id, len(keys), found.values(), refused)\n"
-            "self._service.answers.take(found.size, patience)\n"
+            "self._service.answers.take(found.size)\n"
             "self.answer(reply, found.size)",
         ),
-    ),
-    _mutant(
-        "a stream's read is refused though room is about to come",
-        *(_STREAM, "ClientStream._read_keys", "finish(found, _WAIT_FOR_ROOM)", "finish(found)"),
     ),
     _mutant(
         "a stream lists keys without room for them",
@@ -67,7 +65,7 @@ UNSENT = [
         *(
             _STREAM,
             "ClientStream.answer",
-            "self._service.answers.count(size - taken)",
+            "self._service.answers.count(size, taken)",
             "self._service.answers.count(size)",
         ),
     ),
@@ -85,7 +83,7 @@ UNSENT = [
     ),
     _mutant(
         "a client that has gone gives its room back twice",
-        *(_STREAM, "ClientStream.sent", "0 if self._has_gone else size", "size"),
+        *(_STREAM, "ClientStream.sent", "size = 0", "pass"),
     ),
     _mutant(
         "what is answered to a client that has gone takes room for ever",
@@ -146,18 +144,70 @@ UNSENT = [
     ),
     _mutant(
         "large answers leave no room for small ones",
-        *(_BOUNDS, "AnswerBudget.is_short", "self._limit // 2", "self._limit"),
+        *(_BOUNDS, "AnswerBudget.is_short", "self._half", "self._limit"),
+    ),
+    _mutant(
+        "one very large answer leaves no room for small ones",
+        *(_BOUNDS, "AnswerBudget._has_room_for", "min(large, self._half)", "large"),
     ),
     _mutant(
         "small answers have room without end",
-        *(_BOUNDS, "AnswerBudget._has_room_for", "self._used + size <= self._limit", "True"),
+        *(_BOUNDS, "AnswerBudget._has_room_for", "small + min(large, self._half) + size <= self._limit", "True"),
+    ),
+    _mutant(
+        "an answer without values is refused",
+        *(_BOUNDS, "AnswerBudget._has_room_for", "not size or", ""),
+    ),
+    _mutant(
+        "an answer that turns out large counts for ever as a small one",
+        *(_BOUNDS, "AnswerBudget.count", "self._used[taken > SMALL_ANSWER_BYTES]", "self._used[True]"),
+    ),
+    _mutant(
+        "small answers count as large ones",
+        *(_BOUNDS, "AnswerBudget.take", "self._used[size > SMALL_ANSWER_BYTES]", "self._used[True]"),
     ),
     _mutant(
         "large answers have room without end",
         *(_BOUNDS, "AnswerBudget._has_room_for", "not self.is_short", "True"),
     ),
     _mutant(
-        "who waits for room is not told that it is there",
-        *(_BOUNDS, "AnswerBudget.count", "self._has_room.notify_all()", "pass"),
+        "a read that finds no room ends its stream",
+        *(
+            _PIPELINE,
+            "Pipeline._settle_refused",
+            "if reply.code == _EXHAUSTED and not message.is_write:",
+            "if False:",
+        ),
+        tests=_CLIENT,
+    ),
+    _mutant(
+        "a write that finds no room leaves the stream open",
+        *(_PIPELINE, "Pipeline._settle_refused", "and not message.is_write", ""),
+        tests=(*_CLIENT, "tests/client/test_exactly_once.py"),
+    ),
+    _mutant(
+        "reads are not held back where there is no room",
+        *(_CONNECTION, "Connection.has_room", "if not is_write and self.reads_not_before", "if False"),
+        tests=_CLIENT,
+    ),
+    _mutant(
+        "writes are held back with reads",
+        *(_CONNECTION, "Connection.has_room", "not is_write and self.reads_not_before", "self.reads_not_before"),
+        tests=_CLIENT,
+    ),
+    _mutant(
+        "the pauses between reads do not grow",
+        *(_PIPELINE, "Pipeline._hold_reads_back", "connection.reads_backoff or", ""),
+        tests=_CLIENT,
+    ),
+    _mutant(
+        "the pauses between reads grow for ever",
+        *(
+            _PIPELINE,
+            "Pipeline._settle_reads",
+            "connection.reads_backoff, connection.reads_not_before = None, 0.0",
+            "pass",
+        ),
+        tests=_CLIENT,
     ),
 ]

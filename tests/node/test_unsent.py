@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
-from raftkv import client_stream, streams
+from raftkv import streams
 from raftkv.bounds import SMALL_ANSWER_BYTES, AnswerBudget, Refusal
 from raftkv.client_stream import ASK_AGAIN, FOUND, ClientStream
 from raftkv.operations import Code, Operation
@@ -55,10 +55,13 @@ def node_with(max_unsent_bytes: int, call_timeout: float = 30.0, has_lease: bool
         assert not node.bugs
 
 
+def used(budget: AnswerBudget) -> int:
+    return sum(budget._used)
+
+
 def wait_for_nothing_unsent(node: FakeNode) -> None:
     answers = node.service.answers
-    wait_until(lambda: not answers._used and not answers._holders, "all room is back", seconds=20)
-    assert not answers._waiting
+    wait_until(lambda: answers._used == [0, 0] and not answers._holders, "all room is back", seconds=20)
 
 
 # ---- the budget ------------------------------------------------------------------------------------------------------
@@ -84,32 +87,46 @@ def test_large_answers_have_half_of_the_room_and_small_ones_all_of_it() -> None:
 def test_an_answer_larger_than_all_the_room_can_be_given_but_only_one() -> None:
     budget = AnswerBudget(4 * MIB)
     budget.take(9 * MIB)
-    for size in (9 * MIB, 1):
-        with pytest.raises(Refusal):
-            budget.take(size)
+    with pytest.raises(Refusal):
+        budget.take(9 * MIB)
     budget.give_back(9 * MIB)
     budget.take(9 * MIB)
 
 
-def test_an_answer_that_is_sent_in_any_case_counts_too() -> None:
+def test_half_of_the_room_is_left_to_small_answers_however_large_one_is() -> None:
     budget = AnswerBudget(4 * MIB)
-    budget.count(5 * MIB)
+    budget.take(9 * MIB)
+    for _ in range(2 * MIB // SMALL_ANSWER_BYTES):
+        budget.take(SMALL_ANSWER_BYTES)
     with pytest.raises(Refusal):
         budget.take(1)
+    budget.give_back(SMALL_ANSWER_BYTES)
+    budget.take(1)
 
 
-def test_who_waits_for_room_has_it_as_soon_as_it_is_there_and_waits_no_longer_than_it_wants_to() -> None:
+def test_an_answer_without_values_is_never_refused() -> None:
     budget = AnswerBudget(4 * MIB)
-    budget.take(2 * MIB)
+    for _ in range(5 * MIB // SMALL_ANSWER_BYTES):
+        budget.count(SMALL_ANSWER_BYTES)
     with pytest.raises(Refusal):
-        budget.take(MIB, patience=0.05)
-    waiter = threading.Thread(target=budget.take, args=(MIB, 60.0))
-    waiter.start()
-    wait_until(lambda: budget._waiting == 1, "it waits")
-    budget.give_back(2 * MIB)
-    waiter.join(10)
-    assert not waiter.is_alive()
-    assert (budget._used, budget._waiting) == (MIB, 0)
+        budget.take(1)
+    budget.take(0)
+
+
+def test_an_answer_that_turns_out_large_counts_as_one_and_no_longer_as_a_small_one() -> None:
+    budget = AnswerBudget(4 * MIB)
+    budget.take(SMALL_ANSWER_BYTES)
+    budget.count(SMALL_ANSWER_BYTES + 1, taken=SMALL_ANSWER_BYTES)
+    assert budget._used == [0, SMALL_ANSWER_BYTES + 1]
+    budget.give_back(SMALL_ANSWER_BYTES + 1)
+    assert budget._used == [0, 0]
+
+
+def test_an_answer_that_is_sent_in_any_case_counts_too() -> None:
+    budget = AnswerBudget(4 * MIB)
+    budget.count(2 * MIB)
+    with pytest.raises(Refusal):
+        budget.take(MIB)
 
 
 def test_who_takes_nothing_is_disconnected_only_while_room_is_short() -> None:
@@ -168,7 +185,7 @@ class Wire:
         self._requests.put(None)
         self._thread.join(10)
         assert not self._thread.is_alive()
-        assert (self.budget._used, self.budget._holders) == (0, set())
+        assert (self.budget._used, self.budget._holders) == ([0, 0], set())
 
 
 @pytest.fixture
@@ -186,7 +203,7 @@ def test_a_stream_takes_no_request_while_eight_mebibytes_of_its_answers_are_unse
         stream.get(*EIGHT[:4])
     stream.wait_until_it_waits(taken=3)
     assert len(stream.unsent) == 2
-    assert stream.budget._used == sum(map(len, stream.unsent)), "what is counted is what there is"
+    assert used(stream.budget) == sum(map(len, stream.unsent)), "what is counted is what there is"
     stream.send_one()
     stream.wait_until_it_waits(taken=4)
     for _ in range(9):
@@ -220,20 +237,9 @@ def test_a_thousand_small_answers_may_be_unsent_whatever_others_have(host: FakeH
     stream.end()
 
 
-def test_a_read_waits_for_room_that_others_are_about_to_give_back(host: FakeHost) -> None:
-    stream = Wire(host, max_unsent_bytes=4 * MIB)
-    stream.budget.take(2 * MIB)
-    stream.get(BIG)
-    wait_until(lambda: stream.budget._waiting, "it waits")
-    stream.budget.give_back(2 * MIB)
-    assert stream.send_one().found == bytes([FOUND])
-    stream.end()
-
-
-def test_what_finds_no_room_is_refused_before_a_value_is_copied(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+def test_what_finds_no_room_is_refused_at_once_before_a_value_is_copied_and_what_follows_goes_on(
+    host: FakeHost,
 ) -> None:
-    monkeypatch.setattr(client_stream, "_WAIT_FOR_ROOM", 0.01)
     find_each, copied = host.machine.find_each, []
 
     def find(keys: Sequence[bytes]) -> Any:
@@ -268,7 +274,7 @@ def test_keys_are_listed_only_if_there_is_room_for_them(host: FakeHost) -> None:
     stream.budget.give_back(2 * MIB)
     stream._requests.put(request)
     (data,) = wait_until(lambda: stream.unsent, "the answer")
-    assert stream.budget._used == len(data) > SMALL_ANSWER_BYTES
+    assert used(stream.budget) == len(data) > SMALL_ANSWER_BYTES
     assert len(stream.send_one().values) == 8000
     stream.end()
 
@@ -294,18 +300,19 @@ def test_a_client_that_vanishes_has_nothing_unsent_any_more_nor_what_is_answered
     held: list[Query | Write] = []
     stream = Wire(host)
     stream.get(BIG)
-    wait_until(lambda: stream.unsent, "an answer")
+    stream.get(b"k")
+    wait_until(lambda: len(stream.unsent) == 2, "two answers, a large one and a small one")
     host.bring_instead = held.append  # type: ignore[assignment]
     stream.get(BIG)
     wait_until(lambda: held, "another read waits")
-    assert stream.budget._used > MIB
+    assert used(stream.budget) > MIB
     stream.stream.vanish()
-    assert stream.budget._used == 0
+    assert used(stream.budget) == 0
     stream.stream.vanish()
     held[0].caller.answer(Served(host.machine.find_each([BIG])))
-    assert stream.budget._used == 0
-    stream.send_one()
-    stream.send_one()
+    assert used(stream.budget) == 0
+    for _ in range(3):
+        stream.send_one()
     stream.end()
 
 
@@ -333,7 +340,7 @@ def fill(node: FakeNode, requests: int = 5) -> Client:
     client = Client(node, reads=False)
     for id in range(requests):
         client.send(id, get=EIGHT)
-    wait_until(lambda: node.service.answers._used > 8 * MIB, "an answer is unsent")
+    wait_until(lambda: used(node.service.answers) > 8 * MIB, "an answer is unsent")
     return client
 
 
@@ -346,7 +353,7 @@ def test_all_room_comes_back_when_a_client_that_does_not_read_cancels_its_stream
         monkeypatch.setattr(streams, "cygrpc", None)
     with node_with(64 * MIB, has_lease=has_lease) as node:
         client = fill(node)
-        assert node.service.answers._used < 17 * MIB
+        assert used(node.service.answers) < 17 * MIB
         client.call.cancel()
         wait_for_nothing_unsent(node)
         wait_until(lambda: not node.server._streams, "its thread is free")
@@ -375,7 +382,7 @@ time.sleep(60)
 """
     with node_with(64 * MIB) as node:
         with subprocess.Popen([sys.executable, "-c", program, node.address]) as process:
-            wait_until(lambda: node.service.answers._used > 16 * MIB, "several do not read", seconds=20)
+            wait_until(lambda: used(node.service.answers) > 16 * MIB, "several do not read", seconds=20)
             process.kill()
         wait_for_nothing_unsent(node)
         assert node.serve(get=b"k").success
@@ -397,15 +404,33 @@ def test_a_client_that_takes_nothing_makes_room_for_others_after_a_while() -> No
         other.end()
 
 
-def test_clients_that_read_are_never_refused_however_much_they_ask_for_at_once() -> None:
+def test_a_client_that_reads_is_never_refused_for_its_own_answers_however_much_it_asks_for_at_once() -> None:
     with node_with(4 * MIB) as node:
+        client = Client(node)
+        for id in range(40):
+            client.send(id, get=[BIG])
+        answers = [client.next() for _ in range(40)]
+        assert {(reply.code, reply.found) for reply in answers} == {(0, bytes([FOUND]))}
+        client.end()
+        wait_for_nothing_unsent(node)
+
+
+def test_clients_that_read_much_at_once_get_it_all_if_they_ask_again_and_small_reads_are_never_refused() -> None:
+    with node_with(2 * MIB) as node:
         clients = [Client(node) for _ in range(8)]
         for client in clients:
-            for id in range(40):
-                client.send(id, get=[BIG])
+            for id in range(20):
+                client.send(id, get=[BIG] * 3)
+        for _ in range(20):
+            assert node.serve(get=b"k").values == [b"\0"]
         for client in clients:
-            answers = [client.next() for _ in range(40)]
-            assert {(reply.code, reply.found) for reply in answers} == {(0, bytes([FOUND]))}
+            answered = 0
+            while answered < 20:
+                reply = client.next()
+                assert (reply.code, reply.found) in [(0, bytes([FOUND] * 3)), (EXHAUSTED.value[0], b"")]
+                answered += not reply.code
+                if reply.code:
+                    client.send(reply.id, get=[BIG] * 3)
             client.end()
         wait_for_nothing_unsent(node)
 
@@ -454,7 +479,7 @@ def test_of_calls_whose_answers_are_not_taken_no_more_are_answered_than_there_is
 ) -> None:
     with node_with(8 * MIB, has_lease=has_lease) as node:
         shut = Shut(node, calls=20)
-        wait_until(lambda: node.service.answers._used == 4 * MIB, "half of the room")
+        wait_until(lambda: used(node.service.answers) == 4 * MIB, "half of the room")
         code, details = node.refusal(get=BIG)
         assert code is EXHAUSTED
         assert "(MAX_UNSENT_BYTES); nothing has been done: take the answers that have come" in details
@@ -484,7 +509,7 @@ def test_a_single_call_lists_keys_only_if_there_is_room_for_them() -> None:
 def test_single_calls_whose_answers_are_not_taken_make_room_for_others_after_a_while() -> None:
     with node_with(8 * MIB, call_timeout=0.3) as node:
         shut = Shut(node, calls=4)
-        wait_until(lambda: node.service.answers._used == 4 * MIB, "half of the room")
+        wait_until(lambda: used(node.service.answers) == 4 * MIB, "half of the room")
         wait_until(lambda: not node.service.answers.is_short, "some are disconnected")
         assert len(node.serve(get=BIG).values[0]) == MIB
         shut.close()
@@ -501,7 +526,7 @@ def test_the_answer_to_a_call_that_has_been_given_up_takes_no_room() -> None:
         call.cancel()
         wait_until(lambda: node.server._client_pool.calls == 0, "it has gone")
         held[0].caller.answer(Served(held[0].read(node.host.machine)))
-        assert node.service.answers._used == 0
+        assert used(node.service.answers) == 0
         assert not node.service.answers._holders
 
 
