@@ -12,7 +12,8 @@ Who reads its answers should not suffer from those who don't:
   itself. When half is taken, room is *short*: streams take one request after the other, as long as their answers are
   large. So small answers hardly ever find no room;
 * nobody waits for room, since others would wait behind: who finds none is refused at once, and asks again later;
-* while room is short, whoever has taken nothing for some seconds of what it has asked for is disconnected.
+* while room is short, whoever takes nothing of what it has asked for is disconnected. That an answer is being taken is
+  seen only when all of it has been: so whoever has much unsent has the more time, as over a slow link.
 
 Who takes room gives it back: a call at its end, a stream with each answer that is sent, and the rest at its end.
 """
@@ -30,6 +31,8 @@ _LEAST_BYTES: Final = 512
 MAX_UNSENT_OF_STREAM: Final = 8 << 20
 """Bytes of answers, with which a stream takes no further request."""
 SMALL_ANSWER_BYTES: Final = 64 << 10
+SLOWEST_BYTES_PER_S: Final = 256 << 10
+"""A client that takes its answers more slowly counts as taking nothing."""
 
 
 class Refusal(Exception):
@@ -69,11 +72,12 @@ class ByteBudget:
 class Holder(Protocol):
     """A stream, or a call, that may have answers to send."""
 
-    def is_stuck(self, since: float) -> bool:
-        """Whether there is something to send, and the client has taken nothing since that time (time.monotonic)."""
+    def unsent(self) -> tuple[int, float]:
+        """How many bytes of answers the client has not taken, and when it took the last one, or the first of these was
+        made (time.monotonic)."""
 
     def disconnect(self) -> None:
-        """End it, without waiting."""
+        """End it, without waiting, and give back its room."""
 
 
 class AnswerBudget:
@@ -133,8 +137,10 @@ class AnswerBudget:
         self._holders.discard(holder)
 
     def disconnect_stuck(self, since: float) -> None:
-        """If room is short: those who have taken nothing since that time."""
-        if self.is_short:
-            for holder in self._holders.copy():
-                if holder.is_stuck(since):
-                    holder.disconnect()
+        """While room is short: those who had taken nothing for long at that time."""
+        for holder in self._holders.copy():
+            if not self.is_short:
+                return
+            size, stands_since = holder.unsent()
+            if size > SMALL_ANSWER_BYTES and stands_since + size / SLOWEST_BYTES_PER_S < since:
+                holder.disconnect()

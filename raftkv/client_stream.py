@@ -126,12 +126,13 @@ class ClientStream:
         for size in sizes:
             self._service.answers.give_back(size)
 
-    def is_stuck(self, since: float) -> bool:
+    def unsent(self) -> tuple[int, float]:
         with self._changed:
-            return bool(self._unsent_bytes) and self._stands_since < since
+            return self._unsent_bytes, self._stands_since
 
     def disconnect(self) -> None:
         self._cancel()
+        self.vanish()
 
     def answer(self, reply: wire.ClientReply, taken: int = 0) -> None:
         """Send an answer, for which so many bytes have been taken of the budget."""

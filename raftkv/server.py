@@ -469,11 +469,13 @@ class _Response:
             self._budget.forget(self)
         self._budget.give_back(size)
 
-    def is_stuck(self, since: float) -> bool:
-        return bool(self._taken) and self._since < since
+    def unsent(self) -> tuple[int, float]:
+        with self._lock:
+            return self._taken, self._since
 
     def disconnect(self) -> None:
         self._context.cancel()
+        self.ended()
 
     def respond(self, outcome: wire.ServeClientReply | Refusal) -> None:
         """Answer; once. Does nothing if the client has gone."""

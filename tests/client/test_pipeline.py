@@ -277,6 +277,15 @@ def test_a_read_for_whose_answer_there_is_no_room_is_held_back_and_writes_go_on(
     assert (cluster.leader.calls, cluster.leader.streams) == (calls + 21, streams)
 
 
+def test_a_write_that_finds_no_room_goes_out_again_on_another_stream(cluster: FakeCluster, client: Client) -> None:
+    """On this one nothing may be carried out any more: there may be others behind it."""
+    client.set("a", "1")
+    streams, calls = cluster.leader.streams, cluster.leader.calls
+    cluster.next_calls(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    client.set("a", "2")
+    assert (cluster.leader.calls, cluster.leader.streams) == (calls + 2, streams + 1)
+
+
 def test_reads_that_find_no_room_are_asked_again_after_pauses_that_grow_until_there_is_some(
     cluster: FakeCluster, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,8 +103,8 @@ UNSENT = [
         ),
     ),
     _mutant(
-        "a stream is stuck that has nothing to send",
-        *(_STREAM, "ClientStream.is_stuck", "bool(self._unsent_bytes) and", ""),
+        "who has little unsent is disconnected",
+        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "size > SMALL_ANSWER_BYTES and", ""),
     ),
     _mutant(
         "who takes nothing is never disconnected",
@@ -112,11 +112,32 @@ UNSENT = [
     ),
     _mutant(
         "who takes nothing is disconnected at once",
-        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "if holder.is_stuck(since):", "if True:"),
+        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "stands_since + size / SLOWEST_BYTES_PER_S < since", "True"),
     ),
     _mutant(
         "who takes nothing is disconnected though there is room",
-        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "if self.is_short:", "if True:"),
+        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "if not self.is_short:", "if False:"),
+    ),
+    _mutant(
+        "a client that reads over a slow link is disconnected",
+        *(_BOUNDS, "AnswerBudget.disconnect_stuck", "size / SLOWEST_BYTES_PER_S", "0.0"),
+    ),
+    _mutant(
+        "all that take nothing are disconnected for the room of one",
+        *(
+            _BOUNDS,
+            "AnswerBudget.disconnect_stuck",
+            "for holder in self._holders.copy():\n    if not self.is_short:",
+            "for holder in self._holders.copy() if self.is_short else ():\n    if False:",
+        ),
+    ),
+    _mutant(
+        "a stream that is disconnected gives its room back later",
+        *(_STREAM, "ClientStream.disconnect", "self.vanish()", "pass"),
+    ),
+    _mutant(
+        "a single call that is disconnected gives its room back later",
+        *(_SERVER, "_Response.disconnect", "self.ended()", "pass"),
     ),
     _mutant(
         "the answers to single calls take no room",

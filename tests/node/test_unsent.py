@@ -18,12 +18,13 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
-from raftkv import streams
+from raftkv import bounds, streams
 from raftkv.bounds import SMALL_ANSWER_BYTES, AnswerBudget, Refusal
 from raftkv.client_stream import ASK_AGAIN, FOUND, ClientStream
 from raftkv.operations import Code, Operation
 from raftkv.raft.types import Entry, EntryKind
 from raftkv.replica import Query, Served, Write
+from raftkv.server import _Response
 from raftkv.service import Service
 from raftkv.wire import raft_pb2 as wire
 from tests.node.fakes import LIMITS, FakeHost, FakeNode, fake_node
@@ -129,11 +130,13 @@ def test_an_answer_that_is_sent_in_any_case_counts_too() -> None:
         budget.take(MIB)
 
 
+def holder(size: int, stands_since: float) -> Mock:
+    return Mock(**{"unsent.return_value": (size, stands_since)})
+
+
 def test_who_takes_nothing_is_disconnected_only_while_room_is_short() -> None:
     budget = AnswerBudget(4 * MIB)
-    stuck, reads = Mock(), Mock()
-    stuck.is_stuck.side_effect = lambda since: since > 5.0
-    reads.is_stuck.side_effect = lambda since: since > 7.0
+    stuck, reads = holder(MIB, 1.0), holder(MIB, 3.0)
     budget.watch(stuck)
     budget.watch(reads)
     budget.take(MIB)
@@ -145,6 +148,49 @@ def test_who_takes_nothing_is_disconnected_only_while_room_is_short() -> None:
     budget.forget(reads)
     budget.disconnect_stuck(8.0)
     assert not reads.disconnect.called
+
+
+def test_who_takes_its_answers_over_a_slow_link_is_not_disconnected_nor_who_has_little_unsent() -> None:
+    budget = AnswerBudget(4 * MIB)
+    budget.take(9 * MIB)
+    small, large = holder(SMALL_ANSWER_BYTES, 0.0), holder(8 * MIB, 0.0)
+    budget.watch(small)
+    budget.watch(large)
+    budget.disconnect_stuck(32.0)
+    assert not large.disconnect.called, "it may have had all but the last bytes"
+    budget.disconnect_stuck(32.5)
+    assert (small.disconnect.call_count, large.disconnect.call_count) == (0, 1)
+
+
+def test_no_more_are_disconnected_than_others_need_the_room_of() -> None:
+    budget = AnswerBudget(4 * MIB)
+    stuck = [holder(MIB, 0.0) for _ in range(3)]
+    for one in stuck:
+        budget.count(MIB)
+        budget.watch(one)
+        one.disconnect.side_effect = lambda: budget.give_back(MIB)
+    budget.disconnect_stuck(60.0)
+    assert sum(one.disconnect.call_count for one in stuck) == 2
+
+
+def test_who_is_disconnected_has_given_its_room_back(host: FakeHost) -> None:
+    stream = Wire(host)
+    stream.get(BIG)
+    wait_until(lambda: stream.unsent, "an answer")
+    stream.stream.disconnect()
+    assert stream.budget._used == [0, 0]
+    stream.send_one()
+    stream.end()
+    context, budget = Mock(), AnswerBudget(4 * MIB)
+    call = _Response(context, Mock(), budget)
+    call.admit(MIB)
+    assert budget._holders == {call}
+    assert call.unsent()[0] == MIB
+    call.disconnect()
+    assert context.cancel.called
+    for _ in range(2):
+        assert (budget._used, budget._holders) == ([0, 0], set())
+        call.ended()
 
 
 # ---- a stream, with the test in the place of the network -------------------------------------------------------------
@@ -316,18 +362,21 @@ def test_a_client_that_vanishes_has_nothing_unsent_any_more_nor_what_is_answered
     stream.end()
 
 
-def test_a_stream_is_stuck_if_nothing_that_it_has_was_taken_for_long(host: FakeHost) -> None:
+def test_a_stream_knows_what_is_unsent_and_since_when_nothing_was_taken(host: FakeHost) -> None:
     stream = Wire(host)
-    assert not stream.stream.is_stuck(time.monotonic()), "nothing is unsent"
+    assert stream.stream.unsent()[0] == 0
+    begun = time.monotonic()
     stream.get(BIG)
     stream.get(BIG)
     wait_until(lambda: len(stream.unsent) == 2, "two answers")
     made = time.monotonic()
-    assert stream.stream.is_stuck(made)
-    assert not stream.stream.is_stuck(made - 60.0)
+    size, since = stream.stream.unsent()
+    assert size == sum(map(len, stream.unsent))
+    assert begun <= since <= made
     stream.send_one()
-    assert not stream.stream.is_stuck(made), "it has taken one since"
-    assert stream.stream.is_stuck(time.monotonic() + 1.0)
+    size, since = stream.stream.unsent()
+    assert size == len(stream.unsent[0])
+    assert made <= since <= time.monotonic(), "it has taken one since"
     stream.send_one()
     stream.end()
 
@@ -394,7 +443,8 @@ def test_a_node_stops_though_its_clients_do_not_read_and_nothing_is_held_then() 
     wait_for_nothing_unsent(node)
 
 
-def test_a_client_that_takes_nothing_makes_room_for_others_after_a_while() -> None:
+def test_a_client_that_takes_nothing_makes_room_for_others_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "SLOWEST_BYTES_PER_S", 1 << 30)
     with node_with(16 * MIB, call_timeout=0.3) as node:
         fill(node)
         wait_until(lambda: not node.server._streams, "it is disconnected")
@@ -506,7 +556,10 @@ def test_a_single_call_lists_keys_only_if_there_is_room_for_them() -> None:
         wait_for_nothing_unsent(node)
 
 
-def test_single_calls_whose_answers_are_not_taken_make_room_for_others_after_a_while() -> None:
+def test_single_calls_whose_answers_are_not_taken_make_room_for_others_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "SLOWEST_BYTES_PER_S", 1 << 30)
     with node_with(8 * MIB, call_timeout=0.3) as node:
         shut = Shut(node, calls=4)
         wait_until(lambda: used(node.service.answers) == 4 * MIB, "half of the room")
