@@ -12,7 +12,7 @@ import pytest
 
 from raftkv.client import Client, Error, NotApplied, OutcomeUnknown
 from raftkv.operations import Code
-from raftkv.pipeline import NOT_TAKEN
+from raftkv.pipeline import NOT_TAKEN, Pipeline
 from raftkv.wire.raft_pb2 import ClientReply, ClientRequest
 from tests.client.fake_cluster import (
     FakeCluster,
@@ -144,7 +144,9 @@ def test_the_mark_stays_at_the_lowest_number_that_any_thread_still_uses(cluster:
     assert writes(cluster)[-1][1:] == (6, 6)
 
 
-def test_the_mark_passes_a_write_that_was_given_up(cluster: FakeCluster) -> None:
+def test_the_mark_passes_a_write_that_was_given_up(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the stream may be left for the missing answer just when the last write is on it, which then goes out twice.
+    monkeypatch.setattr(Pipeline, "_look_after", lambda self, connection: None)
     with Client(cluster.addresses, timeout=1) as client:
         client.set("key", "0")
         cluster.next_calls(*[hang_undone])
