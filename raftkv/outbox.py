@@ -144,9 +144,7 @@ class Outbox:
                 call.state = FLYING
                 calls.append(call)
                 room -= 1
-            queue.popleft()
-            if call.counted:
-                self._uncount(call)
+            self._take_first(queue)
         return Message(calls, is_write=True, mark=mark) if calls else None
 
     def _lowest_unanswered(self, connection: Connection) -> int:

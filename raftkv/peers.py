@@ -16,7 +16,6 @@ All of it is done by whoever holds the turn. Other threads read `membership`, an
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
@@ -33,7 +32,7 @@ from raftkv.raft.messages import (
 from raftkv.raft.types import Configuration
 from raftkv.replica import Input
 from raftkv.service import members_to_wire
-from raftkv.transport import Membership, PeerSender
+from raftkv.transport import Membership, PeerSender, close_aside
 from raftkv.wire import raft_pb2 as wire
 
 log = logging.getLogger("raftkv")
@@ -147,17 +146,17 @@ class Peers:
         """Where it was there is another one, which had this id before."""
         for sender in (self.senders.pop(peer, None), self._former.pop(peer, None)):
             if sender is not None:
-                _close_aside(sender)
+                close_aside(sender)
 
     def _move(self, peer: int, former: Membership) -> None:
         """Until a member is where it is to be, it is where it was, and may not know yet that it is to move."""
         sender = self.senders.pop(peer, None) or self._connect(peer, former)
         before_that = self._former.get(peer)
         if before_that is not None and not sender.has_answered:
-            _close_aside(sender)  # it has not got there before it was to move on
+            close_aside(sender)  # it has not got there before it was to move on
             return
         if before_that is not None:
-            _close_aside(before_that)
+            close_aside(before_that)
         self._former[peer] = sender
 
     def has_kept_disk(self, item: Input) -> bool:
@@ -217,10 +216,5 @@ class Peers:
         if not sender.has_answered:
             return sender if former.is_silent else former
         del self._former[peer]
-        _close_aside(former)
+        close_aside(former)
         return sender
-
-
-def _close_aside(sender: PeerSender) -> None:
-    """Without waiting for what is under way there."""
-    threading.Thread(target=sender.close, name="close", daemon=True).start()

@@ -389,8 +389,7 @@ class Pipeline:
         """For a while, that grows: the leader has no room for what they ask for. Writes and their order are not
         concerned, so the stream goes on."""
         self._outbox.send_again(refused)
-        connection.reads_backoff = connection.reads_backoff or Backoff(_NEVER, self._router.closed)
-        connection.reads_not_before = time.monotonic() + connection.reads_backoff.next_seconds()
+        connection.reads_backoff, connection.reads_not_before = self._pause(connection.reads_backoff)
 
     def _settle_nonsense(self, connection: Connection, message: Message) -> Finished:
         """The answer does not fit the request."""
@@ -406,8 +405,12 @@ class Pipeline:
     def _failed(self, code: str, text: str) -> None:
         """An attempt did; the next one has to wait."""
         self._trouble = code, text
-        self._backoff = self._backoff or Backoff(float("inf"), self._router.closed)
-        self._not_before = time.monotonic() + self._backoff.next_seconds()
+        self._backoff, self._not_before = self._pause(self._backoff)
+
+    def _pause(self, backoff: Backoff | None) -> tuple[Backoff, float]:
+        """Since a failure, or one more with the same backoff: until when."""
+        backoff = backoff or Backoff(_NEVER, self._router.closed)
+        return backoff, time.monotonic() + backoff.next_seconds()
 
     def _succeeded(self) -> None:
         self._trouble = self._backoff = None

@@ -29,6 +29,7 @@ from typing import Any, Final
 import grpc
 
 from raftkv.errors import NotApplied
+from raftkv.streams import PING_TIMEOUT
 from raftkv.wire import raft_pb2 as wire
 from raftkv.wire.raft_pb2 import StatusReply, StatusRequest
 from raftkv.wire.raft_pb2_grpc import RaftNodeStub
@@ -61,9 +62,7 @@ _CHANNEL_OPTIONS: Final = (
     # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 1000),
-    # Counts where TCP sees nothing wrong (a proxy that hangs), and is a minute otherwise. Not shorter: on a slow link
-    # the answer to a ping stands behind all that TCP has taken, some MB.
-    ("grpc.http2.ping_timeout_ms", 10_000),
+    PING_TIMEOUT,
     # Sizes are the server's to limit, in words that say which limit.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

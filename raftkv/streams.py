@@ -40,6 +40,10 @@ except ImportError:
 Done = Callable[[Any], tuple[None, tuple[()]]]
 """Called by gRPC's thread at a server with what has become of operations; what it returns: the call goes on."""
 
+PING_TIMEOUT: Final = ("grpc.http2.ping_timeout_ms", 10_000)
+"""An option of a connection. It counts where TCP sees nothing wrong (a proxy that hangs), and is a minute otherwise.
+Not shorter: on a slow link the answer to a ping stands behind all that TCP has taken, some MB."""
+
 _QUICK_S: Final = 0.002
 """An answer that comes within this time is worth waiting for, once."""
 _SMALL_BYTES: Final = 32 << 10

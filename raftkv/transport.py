@@ -35,7 +35,7 @@ from raftkv.raft.messages import (
     TimeoutNowReply,
 )
 from raftkv.raft.types import Entry, EntryKind, Leadership, LogPosition
-from raftkv.streams import Stream
+from raftkv.streams import PING_TIMEOUT, Stream
 from raftkv.wire import raft_pb2 as wire
 
 NO_OP_TEXT: Final = "NO-OP"
@@ -402,9 +402,7 @@ def channel_options(limits: SendingLimits) -> list[tuple[str, int]]:
         # A connection through a cut network would hang on TCP's retransmissions long after the cut has healed.
         ("grpc.keepalive_time_ms", patience_ms),
         ("grpc.keepalive_timeout_ms", 2 * patience_ms),
-        # Counts where TCP sees nothing wrong (a proxy that hangs), and is a minute otherwise. Not shorter: on a slow
-        # link the answer to a ping stands behind all that TCP has taken, some MB.
-        ("grpc.http2.ping_timeout_ms", 10_000),
+        PING_TIMEOUT,
         ("grpc.http2.max_pings_without_data", 0),
     ]
 
@@ -445,6 +443,11 @@ class _Way:
 
     def is_well_again(self) -> None:
         self.backoff, self.silent_until, self.trouble = 0.0, 0.0, ""
+
+
+def close_aside(what: grpc.Channel | PeerSender) -> None:
+    """Without waiting for what is under way there."""
+    threading.Thread(target=what.close, name="close", daemon=True).start()
 
 
 class PeerSender:
@@ -596,7 +599,7 @@ class PeerSender:
         with self._lock:
             is_doubtful, way.is_doubtful = way.is_doubtful, False
         if is_doubtful and way.channel is not None:
-            threading.Thread(target=way.channel.close, name="close", daemon=True).start()
+            close_aside(way.channel)
             way.channel = None
         if way.channel is None:
             way.channel = grpc.insecure_channel(self._address, options=channel_options(self._limits))

@@ -122,7 +122,8 @@ def test_where_nothing_was_given_up_all_goes_out_again_at_once() -> None:
     assert play.send() == calls
 
 
-def test_what_is_behind_a_write_that_was_given_up_waits_for_what_is_before_it() -> None:
+def held_back() -> tuple[Play, Call, list[Call]]:
+    """A write that was given up, after its stream was lost: what is before it is under way, what is behind it waits."""
     play = Play()
     first, old, third = play.submit(3)
     play.send()
@@ -131,11 +132,16 @@ def test_what_is_behind_a_write_that_was_given_up_waits_for_what_is_before_it() 
     new = play.submit(MANY)
     assert play.send() == [first]
     assert play.send() == []
+    return play, first, [third, *new]
+
+
+def test_what_is_behind_a_write_that_was_given_up_waits_for_what_is_before_it() -> None:
+    play, first, behind = held_back()
     play.arrive(play.wire)
-    assert play.send() == [third, *new]
+    assert play.send() == behind
     play.arrive(play.wire)
     play.arrive(play.lost[0])
-    assert play.applied() == [call.key for call in (first, third, *new)]
+    assert play.applied() == [call.key for call in (first, *behind)]
 
 
 def test_each_of_several_writes_that_were_given_up_holds_back_what_is_behind_it() -> None:
@@ -154,16 +160,9 @@ def test_each_of_several_writes_that_were_given_up_holds_back_what_is_behind_it(
 
 
 def test_nothing_waits_any_more_when_what_is_before_was_given_up_itself() -> None:
-    play = Play()
-    first, old, third = play.submit(3)
-    play.send()
-    play.give_up(old)
-    play.lose()
-    new = play.submit(MANY)
-    assert play.send() == [first]
-    assert play.send() == []
+    play, first, behind = held_back()
     play.give_up(first)
-    assert play.send() == [third, *new]
+    assert play.send() == behind
 
 
 def test_nothing_waits_for_a_write_that_was_given_up_on_the_same_stream_or_has_nothing_before_it() -> None:

@@ -17,6 +17,7 @@ from tests.mutants.replication import REPLICATION
 from tests.mutants.shared import SHARED
 from tests.mutants.slips import SLIPS
 from tests.mutants.snapshots import SNAPSHOTS
+from tests.mutants.tasks import TASKS
 from tests.mutants.transfers import TRANSFERS
 from tests.mutants.unsent import UNSENT
 
@@ -29,6 +30,7 @@ MUTANTS: Final = (
     *READS,
     *TRANSFERS,
     *CLIENTS,
+    *TASKS,
     *OPERATIONS,
     *SHARED,
     *UNSENT,

@@ -218,7 +218,7 @@ UNSENT = [
     ),
     _mutant(
         "the pauses between reads do not grow",
-        *(_PIPELINE, "Pipeline._hold_reads_back", "connection.reads_backoff or", ""),
+        *(_PIPELINE, "Pipeline._hold_reads_back", "self._pause(connection.reads_backoff)", "self._pause(None)"),
         tests=_CLIENT,
     ),
     _mutant(

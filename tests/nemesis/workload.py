@@ -176,19 +176,25 @@ class LibraryWorker(Worker):
         return True
 
     def _ask(self, wish: Wish) -> bytes | bool | None:
-        client, key, value = self._client, wish.key, wish.value
-        match wish.kind:
-            case Kind.GET:
-                return client.get(key)
-            case Kind.SET:
-                client.set(key, value)
-                return None
-            case Kind.DELETE:
-                return client.delete(key)
-            case Kind.SET_IF_ABSENT:
-                return client.set_if_absent(key, value)
-            case Kind.COMPARE_AND_SET:
-                return client.compare_and_set(key, wish.expected, value)
+        name, words = _as_call(wish)
+        result: bytes | bool | None = getattr(self._client, name)(*words)
+        return result
+
+
+def _as_call(wish: Wish) -> tuple[str, tuple[bytes, ...]]:
+    """The method of a client, and its arguments."""
+    key, value = wish.key, wish.value
+    match wish.kind:
+        case Kind.GET:
+            return "get", (key,)
+        case Kind.SET:
+            return "set", (key, value)
+        case Kind.DELETE:
+            return "delete", (key,)
+        case Kind.SET_IF_ABSENT:
+            return "set_if_absent", (key, value)
+        case Kind.COMPARE_AND_SET:
+            return "compare_and_set", (key, wish.expected, value)
 
 
 class ImpatientWorker(LibraryWorker):
@@ -199,27 +205,14 @@ class ImpatientWorker(LibraryWorker):
         self._pipelined = client
 
     def _ask(self, wish: Wish) -> bytes | bool | None:
-        future = self._begin(wish)
+        name, words = _as_call(wish)
+        future: Future[bytes | bool | None] = getattr(self._pipelined, f"{name}_async")(*words)
         is_given_up = self.rng.random() < _GIVEN_UP_SHARE
         try:
             return future.result(self.rng.choice(_GIVEN_UP_AFTER) if is_given_up else None)
         except NotInTime:
             certain = self._pipelined.cancelled if future.cancel() else OutcomeUnknown
             raise certain("given up", GIVEN_UP) from None
-
-    def _begin(self, wish: Wish) -> Future[None] | Future[bool] | Future[bytes | None]:
-        client, key, value = self._pipelined, wish.key, wish.value
-        match wish.kind:
-            case Kind.GET:
-                return client.get_async(key)
-            case Kind.SET:
-                return client.set_async(key, value)
-            case Kind.DELETE:
-                return client.delete_async(key)
-            case Kind.SET_IF_ABSENT:
-                return client.set_if_absent_async(key, value)
-            case Kind.COMPARE_AND_SET:
-                return client.compare_and_set_async(key, wish.expected, value)
 
 
 _NEVER_PROPOSED: Final = (
